@@ -1,0 +1,81 @@
+"""Task: everything that is particular to a task. The runner, the pipeline and the exporter know nothing else of it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from tfhf.config import Config
+
+
+class TaskError(ValueError):
+    """A task that does not keep the contract of `Task`; the message says which part and what was expected."""
+
+
+class Task:
+    """What a task is. A subclass sets the class attributes and defines the methods below; nothing else is called.
+
+    One record goes through `preprocess` to padded tensors of static shape; the model maps a batch of them to outputs;
+    `loss` gives one value per example; `decode` gives one prediction per example, which `metrics` compare with
+    `reference_field`.
+
+    Attributes:
+        name: short name of the task, in file names and messages.
+        Config: the frozen dataclass (a `tfhf.config.Config`) that `config` is an instance of.
+        record_type: the schema of the records (`tfhf.data.schema.RecordType`).
+        reference_field: the field of the decoded record that predictions are scored against.
+        buckets: ascending lengths, in the unit of `record_type`'s length field. One bucket: all shapes are the same.
+    """
+
+    name: ClassVar[str] = ""
+    Config: ClassVar[type] = Config
+    record_type: ClassVar[Any] = None
+    reference_field: ClassVar[str] = "text"
+    buckets: tuple[int, ...] = ()
+
+    def __init__(self, config: Config):
+        if not isinstance(config, self.Config):
+            raise TaskError(
+                f"task {self.name}: got a config of type {type(config).__name__}, expected {self.Config.__name__}"
+            )
+        self.config = config
+
+    @classmethod
+    def tiny(cls) -> "Task":
+        """A small task with random weights and no randomness in training (no dropout): for tests, no downloads."""
+        raise NotImplementedError(f"task {cls.name}: tiny() is not defined")
+
+    def preprocess(self, example: dict, bucket: Any, training: bool) -> tuple:
+        """One decoded record -> (inputs dict, targets tensor or dict, weight float32 scalar), padded to static shapes.
+
+        `bucket` is a Python int where the task has one bucket, otherwise a scalar int32 tensor. `weight` is how much the
+        example counts in the loss, for example its number of target tokens.
+        """
+        raise NotImplementedError(f"task {self.name}: preprocess() is not defined")
+
+    def build_model(self):
+        """The keras model with its weights loaded and every variable created."""
+        raise NotImplementedError(f"task {self.name}: build_model() is not defined")
+
+    def loss(self):
+        """A `keras.losses.Loss` or a callable (targets, outputs) -> float [batch]: one value per example, no scalar."""
+        raise NotImplementedError(f"task {self.name}: loss() is not defined")
+
+    def metrics(self) -> list:
+        """Metrics with `.update(reference, prediction)` per example and `.result()` -> dict of numbers."""
+        return []
+
+    def decode(self, model, inputs: dict) -> list:
+        """Predictions for a batch of inputs, one per example, in order."""
+        raise NotImplementedError(f"task {self.name}: decode() is not defined")
+
+    def load_inputs(self, path: str) -> dict:
+        """One input file -> the inputs of one example, without the batch axis, as `preprocess` would give them."""
+        raise TaskError(f"task {self.name}: cannot predict from files, it does not define load_inputs()")
+
+    def signatures(self, model) -> dict:
+        """Signature name -> tf.function with an input_signature that returns a dict of named tensors, for export."""
+        raise TaskError(f"task {self.name}: cannot be exported, it does not define signatures()")
+
+    def example_requests(self) -> dict:
+        """Signature name -> dict of arrays: requests that the export writes as warm-up records."""
+        return {}
