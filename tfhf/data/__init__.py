@@ -1,0 +1,13 @@
+"""Records and what feeds a step from them.
+
+schema.py     what a record holds: each type once, encode and decode together
+shards.py     the bytes of a shard, its index and its manifest
+records.py    RecordWriter, RecordReader, verify
+writing.py    a dataset's examples, converted in parallel, into records
+pipeline.py   records into batches; the order is a function of seed, epoch and step
+plan.py       that order, in numpy
+audio.py      sound files into float32 mono at one sample rate
+storage.py    the few file operations that a folder and a gs:// path share
+
+Nothing is imported here: tfhf.data.audio must be usable without loading TensorFlow.
+"""

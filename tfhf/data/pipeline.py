@@ -1,0 +1,222 @@
+"""Records into batches for the step.
+
+The order is a function of (seed, epoch, step) (plan.py), so a run that goes on at step k asks for start_step=k and gets
+the batches that an uninterrupted run would have had, after reading none of the ones before. Records are read at random
+through the index by threads, ahead of their turn and in order; parsing and the task's preprocess run in tf.data's
+own threads, in order as well. The only randomness is a seed per example: nothing is drawn inside a traced function.
+"""
+
+import collections
+import concurrent.futures
+
+import numpy as np
+import tensorflow as tf
+
+from tfhf.data import storage
+from tfhf.data.plan import PaddingStats, TrainingPlan, bucket_members, check_buckets, evaluation_plan
+from tfhf.data.records import RecordReader
+
+__all__ = ["PaddingStats", "evaluation_batches", "padding_stats", "training_batches"]
+
+DEFAULT_READAHEAD_BYTES = 64 * 2**20
+_READ_THREADS = 8
+_REMOTE_READ_THREADS = 32
+_RECORDS_PER_READ = 16
+
+
+def training_batches(task, path, split, *, batch_size, seed, start_step=0, num_steps=None, num_hosts=1, host_index=0,
+                     normalise_weights=None, drop_longer=False, readahead_bytes=DEFAULT_READAHEAD_BYTES):
+    """Endless shuffled batches: tf.data.Dataset of (inputs, targets, sample_weight).
+
+    What does not fill a batch at the end of an epoch opens the next one (TrainingPlan), so no example is lost. Every
+    batch has one bucket; a task with one bucket gets fully static shapes, with more only the padded axis is unknown.
+    The example given to task.preprocess holds also "seed", int32 [2], for augmentation: a function of seed, step and
+    place in the batch, the same whatever the number of hosts.
+
+    Args:
+      path, split: records lie in path/split.
+      batch_size: the GLOBAL batch. With num_hosts > 1 host `host_index` reads and gives only its slice of each one.
+      start_step: the first step to give; num_steps: how many (None: endless).
+      normalise_weights: True gives weight_i * B / sum over the global batch, so that sum(loss_i * w_i) / B is the mean
+        over all target tokens of the global batch. The weights of the other hosts' examples are not known here, so with
+        several hosts it must be False: the weights are then raw, and the step divides by their all-reduced sum. None is
+        True on one host, False on several.
+      drop_longer: leave out records longer than the largest bucket, with a printed count, instead of RecordError.
+      readahead_bytes: how much is read ahead of the step.
+    """
+    local = _local_slice(batch_size, num_hosts, host_index)
+    if normalise_weights is None:
+        normalise_weights = num_hosts == 1
+    if normalise_weights and num_hosts > 1:
+        raise ValueError(f"normalise_weights=True with {num_hosts} hosts: a host does not know the weights of "
+                         "the whole global batch. Expected False, and a step that divides by the "
+                         "all-reduced sum of weights")
+    if start_step < 0:
+        raise ValueError(f"start_step is {start_step}, expected 0 or more")
+    reader, members, buckets = _open(task, path, split, drop_longer)
+    TrainingPlan(members, buckets, batch_size, seed)   # refuses a bad batch size or seed here, not in a thread
+
+    def batches():
+        plan = TrainingPlan(members, buckets, batch_size, seed)
+        step = start_step
+        while num_steps is None or step < start_step + num_steps:
+            batch = plan.batch(step)
+            seeds = example_seeds(seed, step * batch_size + np.arange(batch_size)[local])
+            yield batch.numbers[local], batch.bucket, batch.real[local], seeds
+            step += 1
+
+    def prepare(example, real, bucket):
+        del real
+        return task.preprocess(example, bucket, True)
+
+    dataset = _read_and_map(reader, batches, prepare, buckets, local, readahead_bytes)
+
+    def weigh(inputs, targets, weight):
+        weight = tf.cast(weight, tf.float32)
+        if normalise_weights:
+            weight = weight * batch_size / tf.reduce_sum(weight)
+        return inputs, targets, weight
+
+    dataset = dataset.map(weigh, num_parallel_calls=1, deterministic=True)
+    cardinality = tf.data.INFINITE_CARDINALITY if num_steps is None else num_steps
+    return _finish(dataset.apply(tf.data.experimental.assert_cardinality(cardinality)))
+
+
+def evaluation_batches(task, path, split, *, batch_size, num_hosts=1, host_index=0, drop_longer=False,
+                       readahead_bytes=DEFAULT_READAHEAD_BYTES):
+    """Every example exactly once: tf.data.Dataset of dict(inputs, targets, weight, real, reference, id), all [batch].
+
+    The last batch of each bucket is filled with repeats: weight 0, real False. weight is raw (the task's), so that the
+    caller computes sum(loss * weight) / sum(weight). With several hosts each gives its slice of every batch.
+    """
+    local = _local_slice(batch_size, num_hosts, host_index)
+    reader, members, buckets = _open(task, path, split, drop_longer)
+    plan = evaluation_plan(members, reader.lengths, buckets, batch_size)
+
+    def batches():
+        for batch in plan:
+            numbers = batch.numbers[local]
+            yield numbers, batch.bucket, batch.real[local], np.zeros([len(numbers), 2], np.int32)
+
+    def prepare(example, real, bucket):
+        inputs, targets, weight = task.preprocess(example, bucket, False)
+        return {"inputs": inputs, "targets": targets, "weight": tf.where(real, tf.cast(weight, tf.float32), 0.0),
+                "real": real, "reference": example[task.reference_field], "id": example["id"]}
+
+    dataset = _read_and_map(reader, batches, prepare, buckets, local, readahead_bytes)
+    return _finish(dataset.apply(tf.data.experimental.assert_cardinality(len(plan))))
+
+
+def padding_stats(task, path, split):
+    """PaddingStats of a split under the task's buckets; reads the index only."""
+    with RecordReader(storage.join(path, split), task.record_type) as reader:
+        return PaddingStats.of(reader.lengths, check_buckets(task.buckets))
+
+
+def example_seeds(seed, positions):
+    """(seed, int [n] number of the example in the run) -> int32 [n, 2], well mixed (SplitMix64)."""
+    with np.errstate(over="ignore"):
+        golden = np.uint64(0x9E3779B97F4A7C15)
+        x = np.asarray(positions, np.uint64) + golden * np.uint64(seed + 1)
+        for _ in range(2):
+            x = x + golden
+            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            x = x ^ (x >> np.uint64(31))
+    return x.astype("<u8").view("<i4").reshape(-1, 2)
+
+
+def _open(task, path, split, drop_longer):
+    """-> (reader, members per bucket, buckets)"""
+    reader = RecordReader(storage.join(path, split), task.record_type)
+    buckets = check_buckets(task.buckets)
+
+    def name_of(number):
+        shard, record = reader.locate(number)
+        example = task.record_type.decode(reader.read(number))
+        return f"{reader.folder}/{reader.names[shard]}: record {record}, id {example['id'].numpy().decode()!r}"
+
+    return reader, bucket_members(reader.lengths, buckets, drop_longer=drop_longer, name_of=name_of), buckets
+
+
+def _local_slice(batch_size, num_hosts, host_index):
+    if not 0 <= host_index < num_hosts:
+        raise ValueError(f"host_index is {host_index}, expected 0 to {num_hosts - 1}")
+    if batch_size < 1 or batch_size % num_hosts:
+        raise ValueError(f"global batch size {batch_size}: expected a positive multiple of the {num_hosts} hosts")
+    size = batch_size // num_hosts
+    return slice(host_index * size, (host_index + 1) * size)
+
+
+def _read_ahead(reader, batches, readahead_bytes):
+    """batches: iterator of (numbers, …) -> the same with a numpy object array of serialized records in front.
+
+    Records are read by threads in the plan's order; what is under way or waiting is at most readahead_bytes, but always
+    two batches, so that reading never stops for the step.
+    """
+    remote = storage.is_remote(reader.folder)
+    per_read = 1 if remote else _RECORDS_PER_READ
+    pool = concurrent.futures.ThreadPoolExecutor(_REMOTE_READ_THREADS if remote else _READ_THREADS, "tfhf-read")
+
+    def read(numbers):
+        return [reader.read(number) for number in numbers]
+
+    waiting = collections.deque()
+    waiting_bytes = 0
+    exhausted = False
+    try:
+        while True:
+            while not exhausted and (len(waiting) < 2 or waiting_bytes < readahead_bytes):
+                batch = next(batches, None)
+                if batch is None:
+                    exhausted = True
+                    break
+                numbers = batch[0]
+                futures = [pool.submit(read, numbers[start:start + per_read].tolist())
+                           for start in range(0, len(numbers), per_read)]
+                size = int(reader.record_bytes[numbers].sum())
+                waiting.append((futures, size, batch))
+                waiting_bytes += size
+            if not waiting:
+                return
+            futures, size, batch = waiting.popleft()
+            records = [record for future in futures for record in future.result()]
+            waiting_bytes -= size
+            # An object array: numpy's own bytes type would strip zero bytes at the end of a record.
+            serialized = np.empty(len(records), object)
+            serialized[:] = records
+            yield (serialized, *batch)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _read_and_map(reader, batches, prepare, buckets, local, readahead_bytes):
+    """Reads, decodes and prepares; -> dataset of batches of the local size."""
+    size = local.stop - local.start
+    encoding = reader.manifest["encoding"]
+    record_type = reader.record_type
+
+    def generate():
+        for serialized, _, bucket, real, seeds in _read_ahead(reader, batches(), readahead_bytes):
+            yield serialized, real, seeds, np.full(len(serialized), bucket, np.int32)
+
+    dataset = tf.data.Dataset.from_generator(generate, output_signature=(
+        tf.TensorSpec([size], tf.string), tf.TensorSpec([size], tf.bool), tf.TensorSpec([size, 2], tf.int32),
+        tf.TensorSpec([size], tf.int32)))
+
+    def prepare_one(serialized, real, seed, bucket):
+        example = record_type.decode(serialized, encoding)
+        example["seed"] = seed
+        # One bucket: a Python int, so that every shape is known when the graph is built.
+        return prepare(example, real, buckets[0] if len(buckets) == 1 else bucket)
+
+    dataset = dataset.unbatch().map(prepare_one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return dataset.batch(size, drop_remainder=True)
+
+
+def _finish(dataset):
+    options = tf.data.Options()
+    # The plan shards; tf.distribute must not shard again by files or by data.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    options.deterministic = True
+    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)

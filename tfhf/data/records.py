@@ -1,0 +1,371 @@
+"""Shards of records with an index and a manifest, written atomically and read at random.
+
+OUT/SPLIT/
+  writing.json               what the writer was asked for, so that a second run can finish the work of a killed one
+  SPLIT-00000.tfrecord       an ordinary TFRecord file: per record u64 length, masked crc32c, data, masked crc32c
+  SPLIT-00000.index          where each record lies, its length and crc; its presence says that the shard is whole
+  manifest.json              counts, lengths, checksums of every shard. Written last: without it nothing is readable
+"""
+
+import collections
+import concurrent.futures
+import hashlib
+import json
+import os
+import re
+import struct
+import threading
+
+import google_crc32c
+import numpy as np
+
+from tfhf.data import storage
+from tfhf.data.schema import PCM16, Packed, RecordError, RecordType
+from tfhf.data.shards import (
+    CRC, FRAME_BYTES, HEADER, INDEX_ENTRY, JOURNAL, MANIFEST, MANIFEST_FORMAT, Index, canonical, check_schema,
+    file_crc32c, histogram, index_name, masked_crc32c, read_manifest, shard_name)
+
+__all__ = ["RecordError", "RecordReader", "RecordWriter", "read_manifest", "verify"]
+
+DEFAULT_SHARD_BYTES = 150 * 2**20
+_OPEN_FILES = 256
+
+class RecordWriter:
+    """Writes one split. Use as a context manager: a clean exit writes the manifest, an exception leaves none.
+
+    A killed writer leaves whole shards (each with its index) and no manifest. With resume=True a second writer with the
+    same options keeps those shards; `consumed` then says how many source items they cover, and the caller goes on from
+    there. The same items give byte-identical files, whether or not the writer was killed on the way.
+
+    Args:
+      out: local folder or gs://…; records go to out/split.
+      writer, options, dataset: who wrote, with what, from what (licence, origin); all go to the manifest. A folder
+        begun with other options is refused, unless overwrite=True starts anew.
+      shard_bytes: a shard is closed before it would grow beyond this.
+    """
+
+    def __init__(self, out, split, record_type: RecordType, *, writer="", options=None, dataset=None,
+                 audio_encoding=PCM16, shard_bytes=DEFAULT_SHARD_BYTES, resume=False, overwrite=False):
+        self.folder = storage.join(out, split)
+        self.split = split
+        self.record_type = record_type
+        self.audio_encoding = audio_encoding
+        self.shard_bytes = shard_bytes
+        self.consumed = 0
+        self.complete = False
+        self.kept_shards = 0
+        self._indexes = []
+        self._file = None
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", split):
+            raise RecordError(f"split {split!r}: expected letters, digits, '_', '.' and '-' only")
+        self._plan = json.loads(canonical({
+            "schema": record_type.describe(), "split": split, "writer": writer, "options": options or {},
+            "dataset": dataset or {}, "encoding": audio_encoding if record_type.has_audio else None,
+            "shard_bytes": shard_bytes}))
+        storage.make_folder(self.folder)
+        self._lock = storage.FolderLock(self.folder)
+        try:
+            self._begin(resume, overwrite)
+        except (RecordError, OSError):
+            self._lock.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, error_type, error, traceback):
+        try:
+            if error_type is None:
+                self.finish()
+            elif self._file is not None:
+                self._file.discard()
+        finally:
+            self._lock.close()
+        return False
+
+    def _begin(self, resume, overwrite):
+        names = set(storage.list_names(self.folder))
+        if not overwrite and MANIFEST in names:
+            manifest = read_manifest(self.folder)
+            self._refuse_other_plan({key: manifest.get(key) for key in self._plan}, "already holds complete records")
+            if not resume:
+                raise RecordError(f"{self.folder}: already holds complete records ({manifest['count']}). Expected an "
+                                  "empty folder, or overwrite=True")
+            self.complete = True
+        elif not overwrite and resume and JOURNAL in names:
+            try:
+                begun = json.loads(storage.read_bytes(storage.join(self.folder, JOURNAL)))
+            except ValueError as error:
+                raise RecordError(f"{self.folder}/{JOURNAL}: not JSON: {error}. Start anew with overwrite") from error
+            self._refuse_other_plan(begun, "holds the unfinished work of a run")
+        if self.complete:
+            # Raises when a shard has gone or changed since the manifest was written.
+            with RecordReader(self.folder, self.record_type) as reader:
+                self._indexes = reader.indexes
+            self.kept_shards = len(self._indexes)
+            self.consumed = sum(index.header["consumed"] for index in self._indexes)
+            return
+        if not overwrite and resume and JOURNAL in names:
+            self._keep_whole_shards(names)
+        self._remove_leftovers(names)
+        if not self._indexes:
+            storage.write_bytes(storage.join(self.folder, JOURNAL), canonical(self._plan) + b"\n")
+
+    def _refuse_other_plan(self, begun, what):
+        differing = [f"{key} {begun.get(key)!r} (now {value!r})" for key, value in self._plan.items()
+                     if begun.get(key) != value]
+        if differing:
+            raise RecordError(f"{self.folder}: {what} with other options: {'; '.join(differing)}. "
+                              "Use the same options to finish it, another folder, or overwrite to start anew")
+
+    def _keep_whole_shards(self, names):
+        while True:
+            name = shard_name(self.split, len(self._indexes))
+            if name not in names or index_name(name) not in names:
+                break
+            path = storage.join(self.folder, name)
+            index_path = storage.join(self.folder, index_name(name))
+            index = Index.from_bytes(storage.read_bytes(index_path), index_path)
+            if storage.size(path) != index.header["bytes"] or file_crc32c(path) != index.header["crc32c"]:
+                break
+            self._indexes.append(index)
+        self.kept_shards = len(self._indexes)
+        self.consumed = sum(index.header["consumed"] for index in self._indexes)
+
+    def _remove_leftovers(self, names):
+        """Removes what an earlier run left, and only what a writer of this split can have written. Manifest first."""
+        keep = {name for index in self._indexes for name in (index.header["shard"], index_name(index.header["shard"]))}
+        if keep:
+            keep.add(JOURNAL)
+        ours = re.compile(rf"({re.escape(self.split)}-\d{{5,}}\.(tfrecord|index)|{MANIFEST}|{JOURNAL})(\.partial)?")
+        for name in sorted(names - keep, key=lambda name: (name != MANIFEST, name)):
+            if ours.fullmatch(name):
+                storage.remove(storage.join(self.folder, name))
+
+    def write(self, example):
+        """Encodes and adds one example (see RecordType.pack)."""
+        self.add(self.record_type.pack(example, self.audio_encoding))
+
+    def add(self, packed: Packed):
+        """Adds one packed example, in the order of the calls."""
+        if self.complete:
+            raise RecordError(f"{self.folder}: is complete; nothing can be added")
+        size = len(packed.serialized)
+        if self._file is not None and self._bytes + size + FRAME_BYTES > self.shard_bytes:
+            self._close_shard()
+        if self._file is None:
+            self._open_shard()
+        length_bytes = struct.pack("<Q", size)
+        crc = masked_crc32c(packed.serialized)
+        self._entries.append((self._bytes, size, crc, packed.length, packed.id_hash))
+        for part in (length_bytes + CRC.pack(masked_crc32c(length_bytes)), packed.serialized, CRC.pack(crc)):
+            self._file.write(part)
+            self._crc = google_crc32c.extend(self._crc, part)
+        self._bytes += size + FRAME_BYTES
+        self._header["consumed"] += 1
+        self.consumed += 1
+
+    def skip(self, name, reason):
+        """Counts a source item that gives no record; the manifest lists it."""
+        if self._file is None:
+            self._open_shard()
+        self._header["consumed"] += 1
+        self._header["skipped"].append([name, reason])
+        self.consumed += 1
+
+    @property
+    def count(self):
+        """Records written so far, kept ones included."""
+        return sum(len(index.entries) for index in self._indexes) + (len(self._entries) if self._file else 0)
+
+    def _open_shard(self):
+        name = shard_name(self.split, len(self._indexes))
+        self._header = {"shard": name, "consumed": 0, "skipped": []}
+        self._file = storage.AtomicFile(storage.join(self.folder, name))
+        self._entries, self._bytes, self._crc = [], 0, 0
+
+    def _close_shard(self):
+        entries = np.array(self._entries, INDEX_ENTRY)
+        index = Index({**self._header, "bytes": self._bytes, "crc32c": self._crc, "count": len(entries)}, entries)
+        self._file.commit()
+        storage.write_bytes(storage.join(self.folder, index_name(self._header["shard"])), index.to_bytes())
+        self._indexes.append(index)
+        self._file = None
+
+    def finish(self):
+        """Closes the last shard and writes the manifest, which makes the folder readable. Returns the manifest."""
+        if self.complete:
+            return read_manifest(self.folder)
+        if not self.count:
+            if self._file is not None:
+                self._file.discard()
+            raise RecordError(f"{self.folder}: no record was written, expected at least one")
+        if self._file is not None:
+            self._close_shard()
+        entries = np.concatenate([index.entries for index in self._indexes])
+        self._refuse_double_ids(entries)
+        lengths = entries["length"]
+        manifest = {
+            "format": MANIFEST_FORMAT, **self._plan,
+            "count": len(entries),
+            "bytes": sum(index.header["bytes"] for index in self._indexes),
+            "length": {"field": self.record_type.length_field, "min": int(lengths.min()), "max": int(lengths.max()),
+                       "sum": int(lengths.sum()), "histogram": histogram(lengths)},
+            "skipped": [item for index in self._indexes for item in index.header["skipped"]],
+            "shards": [{"name": index.header["shard"], "count": len(index.entries), "bytes": index.header["bytes"],
+                        "crc32c": index.header["crc32c"], "index_crc32c": google_crc32c.value(index.to_bytes())}
+                       for index in self._indexes],
+        }
+        manifest["fingerprint"] = hashlib.sha256(canonical([manifest["schema"], manifest["shards"]])).hexdigest()
+        manifest["checksum"] = google_crc32c.value(canonical(manifest))
+        text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        storage.write_bytes(storage.join(self.folder, MANIFEST), text.encode("utf-8"))
+        self.complete = True
+        return read_manifest(self.folder)
+
+    def _refuse_double_ids(self, entries):
+        hashes, first, counts = np.unique(entries["id"], return_index=True, return_counts=True)
+        if len(hashes) == len(entries):
+            return
+        double = np.flatnonzero(counts > 1)[0]
+        numbers = np.flatnonzero(entries["id"] == hashes[double])[:2]
+        starts = np.cumsum([0] + [len(index.entries) for index in self._indexes])
+        places = [f"{shard_name(self.split, int(np.searchsorted(starts, n, 'right')) - 1)} record "
+                  f"{int(n - starts[np.searchsorted(starts, n, 'right') - 1])}" for n in numbers]
+        raise RecordError(f"{self.folder}: {len(entries) - len(hashes)} ids occur more than once, the first at "
+                          f"{' and '.join(places)}. Expected an id that is unique in its split")
+
+
+class RecordReader:
+    """Random access to the records of one split; any number of threads may read at once.
+
+    Opening checks the manifest, every index and every shard's size. Reading checks both crcs of the record.
+
+    Attributes: manifest; lengths int64 [count]; record_bytes int64 [count] (framing included).
+    """
+
+    def __init__(self, folder, record_type: RecordType | None = None):
+        self.folder = os.fspath(folder)
+        self.record_type = record_type
+        self.manifest = read_manifest(folder)
+        if record_type is not None:
+            check_schema(self.manifest, record_type, storage.join(folder, MANIFEST))
+        self.names = [shard["name"] for shard in self.manifest["shards"]]
+        self._paths = [storage.join(folder, name) for name in self.names]
+        self._descriptors = {}
+        self._lock = threading.Lock()
+        self._refuse_strays()
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            self.indexes = list(pool.map(self._open_index, self.manifest["shards"]))
+        self._entries = np.concatenate([index.entries for index in self.indexes])
+        if len(self._entries) != self.manifest["count"]:
+            raise RecordError(f"{self.folder}: the indexes hold {len(self._entries)} records, the manifest says "
+                              f"{self.manifest['count']}")
+        self._starts = np.cumsum([0] + [len(index.entries) for index in self.indexes])
+        self.lengths = self._entries["length"].astype(np.int64)
+        self.record_bytes = self._entries["size"].astype(np.int64) + FRAME_BYTES
+
+    def __len__(self):
+        return len(self._entries)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        with self._lock:
+            for descriptor in self._descriptors.values():
+                os.close(descriptor)
+            self._descriptors = {}
+
+    def _refuse_strays(self):
+        """A shard that the manifest does not know (doubled, renamed) would be read by anybody who lists *.tfrecord."""
+        there = {name for name in storage.list_names(self.folder) if name.endswith(".tfrecord")}
+        missing = [name for name in self.names if name not in there]
+        strays = sorted(there - set(self.names))
+        if missing or strays:
+            raise RecordError(f"{self.folder}: the shards are not those of the manifest: missing {missing[:5]}, "
+                              f"unknown {strays[:5]}; expected {len(self.names)} shards")
+
+    def _open_index(self, shard):
+        path = storage.join(self.folder, index_name(shard["name"]))
+        try:
+            data = storage.read_bytes(path)
+        except FileNotFoundError as error:
+            raise RecordError(f"{path}: the index of shard {shard['name']} is missing") from error
+        index = Index.from_bytes(data, path)
+        if google_crc32c.value(data) != shard["index_crc32c"]:
+            raise RecordError(f"{path}: not the index that the manifest describes (another shard's, or of another run)")
+        size = storage.size(storage.join(self.folder, shard["name"]))
+        if size != shard["bytes"]:
+            whole = int(np.sum(index.entries["offset"] + index.entries["size"] + FRAME_BYTES <= size))
+            what = f"cut in record {whole} of {shard['count']}" if size < shard["bytes"] else "longer than written"
+            raise RecordError(f"{self.folder}/{shard['name']}: {what}: {size} bytes, the manifest says "
+                              f"{shard['bytes']}")
+        return index
+
+    def locate(self, number):
+        """Record number in the split -> (shard number, record number in the shard)."""
+        if not 0 <= number < len(self):
+            raise RecordError(f"{self.folder}: record {number}, expected 0 to {len(self) - 1}")
+        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
+        return shard, int(number - self._starts[shard])
+
+    def read(self, number):
+        """Record number in the split -> its serialized bytes, both crcs checked."""
+        return self.read_at(*self.locate(number))
+
+    def read_at(self, shard, record):
+        """(shard number, record number in it) -> serialized bytes. O(1): one positioned read."""
+        entry = self.indexes[shard].entries[record]
+        size = int(entry["size"])
+        data = self._read_range(shard, int(entry["offset"]), size + FRAME_BYTES)
+        where = f"{self._paths[shard]}: record {record}"
+        if len(data) != size + FRAME_BYTES:
+            raise RecordError(f"{where}: the shard is cut inside it ({len(data)} of {size + FRAME_BYTES} bytes)")
+        got_size, got_crc = HEADER.unpack_from(data)
+        if got_crc != masked_crc32c(data[:8]):
+            raise RecordError(f"{where}: its length field is damaged (crc32c does not match)")
+        if got_size != size:
+            raise RecordError(f"{where}: {got_size} bytes long, the index says {size}: not the shard it was written as")
+        record_data = data[HEADER.size:-CRC.size]
+        crc = masked_crc32c(record_data)
+        if crc != CRC.unpack_from(data, len(data) - 4)[0]:
+            raise RecordError(f"{where}: its data are damaged (crc32c does not match)")
+        if crc != int(entry["crc"]):
+            raise RecordError(f"{where}: sound, but not the record that the index describes: another shard's?")
+        return record_data
+
+    def _read_range(self, shard, offset, count):
+        path = self._paths[shard]
+        if storage.is_remote(path):
+            return storage.read_range(path, offset, count)
+        descriptor = self._descriptors.get(shard)
+        if descriptor is None:
+            with self._lock:
+                descriptor = self._descriptors.get(shard)
+                if descriptor is None and len(self._descriptors) < _OPEN_FILES:
+                    descriptor = self._descriptors[shard] = os.open(path, os.O_RDONLY)
+        if descriptor is None:   # more shards than files we keep open: open for this one read
+            return storage.read_range(path, offset, count)
+        return os.pread(descriptor, count, offset)
+
+
+def verify(folder, record_type=None):
+    """Reads everything in OUT/SPLIT: every shard's crc32c, every record's two crcs, ids unique.
+
+    Returns {"records", "shards", "bytes"}. RecordError at the first thing that is wrong.
+    """
+    with RecordReader(folder, record_type) as reader:
+        for number, shard in enumerate(reader.manifest["shards"]):
+            for record in range(shard["count"]):
+                reader.read_at(number, record)
+            path = storage.join(folder, shard["name"])
+            if file_crc32c(path) != shard["crc32c"]:
+                raise RecordError(f"{path}: its crc32c is not the one in the manifest, though every record is sound")
+        ids = collections.Counter(reader._entries["id"].tolist())
+        if len(ids) != len(reader):
+            raise RecordError(f"{folder}: {len(reader) - len(ids)} ids occur more than once")
+        return {"records": len(reader), "shards": len(reader.names), "bytes": int(reader.record_bytes.sum())}

@@ -1,0 +1,248 @@
+"""What a record holds. Each record type stands here once: how it is encoded and how it is decoded, in one place.
+
+A record is a serialized tf.train.Example, so any TFRecord tool reads it. Audio lies in it as little-endian int16 PCM or
+as a FLAC stream of the same int16 samples, mono, never padded and never normalised; padding and features belong to the
+task and the model.
+"""
+
+import dataclasses
+import hashlib
+import io
+
+import numpy as np
+import tensorflow as tf
+
+PCM16 = "pcm16"
+FLAC = "flac"
+AUDIO_ENCODINGS = (PCM16, FLAC)
+# int16 -32768..32767 over 32768 is [-1, 1); a power of two, so the division is exact.
+INT16_SCALE = 32768.0
+
+
+class RecordError(ValueError):
+    """A record, shard, index or manifest that is not what it should be; the message names file and record."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field. kind: string | bytes | int | float | ints | floats | audio. A field without a default is required."""
+
+    name: str
+    kind: str
+    default: object = None
+
+    def __post_init__(self):
+        if self.kind not in _FEATURES:
+            raise ValueError(f"field {self.name!r}: kind {self.kind!r}, expected one of {sorted(_FEATURES)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """An encoded record with what the index needs of it. length: in the unit of the type's length field."""
+
+    id: str
+    length: int
+    serialized: bytes
+
+    @property
+    def id_hash(self):
+        return int.from_bytes(hashlib.blake2b(self.id.encode("utf-8"), digest_size=8).digest(), "little")
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordType:
+    """A named, versioned set of fields. length_field: the int field that length buckets go by."""
+
+    name: str
+    version: int
+    fields: tuple
+    length_field: str
+    sample_rate_hz: int | None = None
+
+    def __post_init__(self):
+        names = [field.name for field in self.fields]
+        for needed in ("id", self.length_field):
+            if needed not in names:
+                raise ValueError(f"record type {self.name!r} has no field {needed!r}; it has {names}")
+
+    def describe(self):
+        """The part of a manifest that says which schema the records follow."""
+        return {"name": self.name, "version": self.version, "fields": [[f.name, f.kind] for f in self.fields]}
+
+    @property
+    def has_audio(self):
+        return any(field.kind == "audio" for field in self.fields)
+
+    def pack(self, example, audio_encoding=PCM16):
+        """Checks and encodes one example.
+
+        Args:
+          example: a dict of the fields. audio: float [num_samples] in [-1, 1] or int16 [num_samples], mono, at the
+            type's sample rate. num_samples and sample_rate_hz are filled in where there is audio.
+          audio_encoding: "pcm16" or "flac".
+        Raises RecordError, naming the example and the field.
+        """
+        example = dict(example)
+        where = f"{self.name} example {example.get('id', '?')!r}"
+        for field in self.fields:
+            if field.kind == "audio" and field.name in example:
+                example[field.name] = _int16(example[field.name], f"{where}, field {field.name!r}")
+                example.setdefault("num_samples", len(example[field.name]))
+                example.setdefault("sample_rate_hz", self.sample_rate_hz)
+                if example["num_samples"] != len(example[field.name]):
+                    raise RecordError(f"{where}: num_samples is {example['num_samples']}, but the audio has "
+                                      f"{len(example[field.name])} samples")
+                if example["sample_rate_hz"] != self.sample_rate_hz:
+                    raise RecordError(f"{where}: sample rate {example['sample_rate_hz']} Hz, expected "
+                                      f"{self.sample_rate_hz} Hz: resample it first (tfhf.data.audio.load_audio does)")
+        unknown = sorted(set(example) - {field.name for field in self.fields})
+        if unknown:
+            raise RecordError(f"{where}: unknown fields {unknown}, expected {[field.name for field in self.fields]}")
+        features = {}
+        for field in self.fields:
+            value = example.get(field.name, field.default)
+            if value is None:
+                raise RecordError(f"{where}: field {field.name!r} ({field.kind}) is missing")
+            features.update(_encode_field(field, value, where, audio_encoding, self.sample_rate_hz))
+        if not example["id"]:
+            raise RecordError(f"{where}: the id is empty, expected a name that is unique in its split")
+        proto = tf.train.Example(features=tf.train.Features(feature=features))
+        # deterministic: map order is otherwise free, and a writer that runs again must produce the same bytes.
+        return Packed(example["id"], int(example[self.length_field]), proto.SerializeToString(deterministic=True))
+
+    def encode(self, example, audio_encoding=PCM16):
+        """One example (see pack) -> serialized bytes."""
+        return self.pack(example, audio_encoding).serialized
+
+    def decode(self, serialized, audio_encoding=None):
+        """Scalar string tensor -> dict of tensors; works in a graph.
+
+        audio: float32 [num_samples] in [-1, 1); string and bytes: string []; int: int64 []; float: float32 [];
+        ints: int64 [n]; floats: float32 [n].
+        audio_encoding: the one encoding that the manifest promises, or None when a record may have either. PCM is
+        decoded by core operations; FLAC by soundfile, through a numpy_function (core TensorFlow has no FLAC).
+        """
+        features = {}
+        for field in self.fields:
+            features[field.name] = _FEATURES[field.kind]
+            if field.kind == "audio":
+                features[field.name + "_encoding"] = _FEATURES["string"]
+        parsed = tf.io.parse_single_example(serialized, features)
+        return {field.name: _decode_audio(parsed[field.name], parsed[field.name + "_encoding"], audio_encoding)
+                if field.kind == "audio" else parsed[field.name] for field in self.fields}
+
+
+_FEATURES = {
+    "string": tf.io.FixedLenFeature([], tf.string),
+    "bytes": tf.io.FixedLenFeature([], tf.string),
+    "audio": tf.io.FixedLenFeature([], tf.string),
+    "int": tf.io.FixedLenFeature([], tf.int64),
+    "float": tf.io.FixedLenFeature([], tf.float32),
+    "ints": tf.io.RaggedFeature(tf.int64),
+    "floats": tf.io.RaggedFeature(tf.float32),
+}
+
+
+def _encode_field(field, value, where, audio_encoding, sample_rate_hz):
+    """-> {feature name: tf.train.Feature} for one field."""
+    if field.kind == "audio":
+        if audio_encoding not in AUDIO_ENCODINGS:
+            raise RecordError(f"{where}: audio encoding {audio_encoding!r}, expected one of {AUDIO_ENCODINGS}")
+        data = value.astype("<i2").tobytes() if audio_encoding == PCM16 else _flac(value, sample_rate_hz, where)
+        return {field.name: _bytes_feature(data), field.name + "_encoding": _bytes_feature(audio_encoding.encode())}
+    if field.kind == "string":
+        if not isinstance(value, str):
+            raise RecordError(f"{where}: field {field.name!r} is a {type(value).__name__}, expected str")
+        return {field.name: _bytes_feature(value.encode("utf-8"))}
+    if field.kind == "bytes":
+        if not isinstance(value, bytes):
+            raise RecordError(f"{where}: field {field.name!r} is a {type(value).__name__}, expected bytes")
+        return {field.name: _bytes_feature(value)}
+    values = np.asarray(value)
+    whole = field.kind.startswith("int")
+    scalar = not field.kind.endswith("s")
+    if values.dtype.kind not in ("iu" if whole else "iuf") and values.size:
+        raise RecordError(f"{where}: field {field.name!r} has dtype {values.dtype}, expected {field.kind}")
+    if values.ndim != (0 if scalar else 1):
+        expected = "[]" if scalar else "[n]"
+        raise RecordError(f"{where}: field {field.name!r} has shape {values.shape}, expected {expected}")
+    if whole:
+        return {field.name: tf.train.Feature(int64_list=tf.train.Int64List(value=values.reshape(-1).tolist()))}
+    return {field.name: tf.train.Feature(float_list=tf.train.FloatList(value=values.reshape(-1).tolist()))}
+
+
+def _bytes_feature(data):
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[data]))
+
+
+def _int16(audio, where):
+    """float [n] in [-1, 1] or int16 [n] -> int16 [n]. Louder samples, as a resampler's overshoot gives, are clipped."""
+    audio = np.asarray(audio)
+    if audio.ndim != 1:
+        raise RecordError(f"{where}: audio has shape {audio.shape}, expected [num_samples], mono")
+    if audio.size == 0:
+        raise RecordError(f"{where}: audio has 0 samples, expected at least one")
+    if audio.dtype == np.int16:
+        return audio
+    if audio.dtype.kind != "f":
+        raise RecordError(f"{where}: audio has dtype {audio.dtype}, expected float in [-1, 1] or int16")
+    if not np.isfinite(audio).all():
+        raise RecordError(f"{where}: audio holds NaN or infinite samples")
+    return np.clip(np.rint(audio * INT16_SCALE), -32768, 32767).astype(np.int16)
+
+
+def _flac(samples, sample_rate_hz, where):
+    import soundfile
+
+    file = io.BytesIO()
+    try:
+        soundfile.write(file, samples, sample_rate_hz, format="FLAC", subtype="PCM_16")
+    except soundfile.LibsndfileError as error:
+        raise RecordError(f"{where}: the audio cannot be written as FLAC: {error}") from error
+    return file.getvalue()
+
+
+def _unflac(data):
+    import soundfile
+
+    try:
+        return soundfile.read(io.BytesIO(data), dtype="int16")[0]
+    except soundfile.LibsndfileError as error:
+        raise RecordError(f"a record's FLAC audio ({len(data)} bytes) cannot be decoded: {error}") from error
+
+
+def _decode_audio(data, encoding, promised):
+    """string [] -> float32 [num_samples]"""
+    def pcm():
+        return tf.io.decode_raw(data, tf.int16, little_endian=True)
+
+    def flac():
+        samples = tf.numpy_function(_unflac, [data], tf.int16, stateful=False)
+        samples.set_shape([None])
+        return samples
+
+    if promised is None:
+        samples = tf.cond(tf.equal(encoding, FLAC), flac, pcm)
+    elif promised in AUDIO_ENCODINGS:
+        samples = pcm() if promised == PCM16 else flac()
+    else:
+        raise RecordError(f"audio encoding {promised!r}, expected one of {AUDIO_ENCODINGS}")
+    return tf.cast(samples, tf.float32) * (1.0 / INT16_SCALE)
+
+
+SPEECH_SAMPLE_RATE_HZ = 16000
+
+SPEECH_TEXT = RecordType(
+    name="speech_text",
+    version=1,
+    fields=(
+        Field("id", "string"),
+        Field("audio", "audio"),            # mono, 16 kHz
+        Field("sample_rate_hz", "int"),
+        Field("num_samples", "int"),
+        Field("text", "string"),
+        Field("language", "string", ""),    # ISO 639-1 where known, else empty
+    ),
+    length_field="num_samples",
+    sample_rate_hz=SPEECH_SAMPLE_RATE_HZ,
+)

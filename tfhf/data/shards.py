@@ -1,0 +1,122 @@
+"""The bytes of a shard, its index and its manifest: what RecordWriter and RecordReader have in common."""
+
+import dataclasses
+import json
+import struct
+
+import google_crc32c
+import numpy as np
+
+from tfhf.data import storage
+from tfhf.data.schema import RecordError
+
+MANIFEST = "manifest.json"
+JOURNAL = "writing.json"
+MANIFEST_FORMAT = 1
+
+_INDEX_MAGIC = b"TFHFIDX1"
+INDEX_ENTRY = np.dtype([
+    ("offset", "<u8"),   # of the record's 12-byte header in the shard
+    ("size", "<u4"),     # bytes of data, without header and footer
+    ("crc", "<u4"),      # masked crc32c of the data: a shard put in another's place is noticed
+    ("length", "<u8"),   # the example's length, in the unit of the schema's length field
+    ("id", "<u8"),       # first 8 bytes of BLAKE2b of the id
+])
+HEADER = struct.Struct("<QI")
+CRC = struct.Struct("<I")
+FRAME_BYTES = HEADER.size + CRC.size
+_HISTOGRAM_BINS = 20
+
+
+def masked_crc32c(data):
+    """TFRecord's checksum: crc32c, rotated and offset so that a crc of data holding crcs stays strong."""
+    crc = google_crc32c.value(data)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def shard_name(split, number):
+    return f"{split}-{number:05d}.tfrecord"
+
+
+def index_name(name):
+    return name[: -len(".tfrecord")] + ".index"
+
+
+def canonical(value):
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """header: shard, bytes, crc32c (of the whole shard), count, consumed (source items, skipped ones too), skipped."""
+
+    header: dict
+    entries: np.ndarray
+
+    def to_bytes(self):
+        header = canonical(self.header)
+        body = _INDEX_MAGIC + struct.pack("<I", len(header)) + header + self.entries.tobytes()
+        return body + CRC.pack(masked_crc32c(body))
+
+    @classmethod
+    def from_bytes(cls, data, where):
+        if len(data) < 16 or data[:8] != _INDEX_MAGIC:
+            raise RecordError(f"{where}: not a record index (first bytes {data[:8]!r}, expected {_INDEX_MAGIC!r})")
+        if CRC.unpack(data[-4:])[0] != masked_crc32c(data[:-4]):
+            raise RecordError(f"{where}: the index is damaged (its crc32c does not match). Write the records again")
+        end = 12 + struct.unpack_from("<I", data, 8)[0]
+        header = json.loads(data[12:end])
+        entries = np.frombuffer(data[end:-4], INDEX_ENTRY)
+        if len(entries) != header["count"]:
+            raise RecordError(f"{where}: {len(entries)} entries, but the header says {header['count']}")
+        return cls(header, entries)
+
+
+def file_crc32c(path):
+    crc = 0
+    total = storage.size(path)
+    for start in range(0, total, 1 << 24):
+        crc = google_crc32c.extend(crc, storage.read_range(path, start, 1 << 24))
+    return crc
+
+
+def read_manifest(folder):
+    """OUT/SPLIT -> its manifest as a dict. RecordError when it is missing, damaged or of another format."""
+    path = storage.join(folder, MANIFEST)
+    try:
+        data = storage.read_bytes(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        names = storage.list_names(folder)
+        hint = "a writer was interrupted here; run the same command again to finish" if JOURNAL in names else (
+            f"the folder holds {names[:8] or 'nothing'}; expected OUT/SPLIT, for example records/train")
+        raise RecordError(f"{path}: no manifest, so these are not readable records: {hint}") from error
+    try:
+        manifest = json.loads(data)
+    except ValueError as error:
+        raise RecordError(f"{path}: not JSON: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
+        got = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        raise RecordError(f"{path}: manifest format {got!r}, expected {MANIFEST_FORMAT}: "
+                          "written by another version of tfhf?")
+    claimed = manifest.pop("checksum", None)
+    if claimed != google_crc32c.value(canonical(manifest)):
+        raise RecordError(f"{path}: damaged or edited (checksum {claimed!r} does not match its content)")
+    return manifest
+
+
+def check_schema(manifest, record_type, where):
+    got, expected = manifest["schema"], record_type.describe()
+    if got["name"] != expected["name"]:
+        raise RecordError(f"{where}: records of type {got['name']!r}, expected {expected['name']!r}")
+    if got["version"] != expected["version"]:
+        raise RecordError(f"{where}: schema {got['name']} version {got['version']}, expected "
+                          f"version {expected['version']}: write the records again with this version of tfhf")
+    if got["fields"] != expected["fields"]:
+        raise RecordError(f"{where}: schema fields {got['fields']}, expected {expected['fields']}")
+
+
+def histogram(lengths):
+    counts, edges = np.histogram(lengths, bins=_HISTOGRAM_BINS)
+    return {"edges": [float(edge) for edge in edges], "counts": [int(count) for count in counts]}
+
+
