@@ -1,0 +1,1 @@
+"""Ports of published models, one folder each: config, model, convert, and processor or tokenizer."""

@@ -1,0 +1,133 @@
+"""Whisper's weights: Hugging Face folders both ways, CTranslate2 folders in."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+from tfhf import weights
+from tfhf.models.whisper.config import WhisperConfig
+
+# Hugging Face writes the tied projection only when it was untied.
+ALIASES = {"proj_out.weight": "model.decoder.embed_tokens.weight"}
+_FILES = ("*.json", "*.safetensors", "*.txt")
+
+
+def config_from_hugging_face(content, where):
+    """WhisperConfig from the dict of a Hugging Face config.json; fields that do not shape the model are passed over.
+
+    Raises:
+        ValueError: the folder is of another model, or uses something this port does not have.
+    """
+    if content.get("model_type") != "whisper":
+        raise ValueError(f"{where}: model_type is {content.get('model_type')!r}; expected 'whisper'.")
+    for key, expected in (("activation_function", "gelu"), ("scale_embedding", False)):
+        if content.get(key, expected) != expected:
+            raise ValueError(f"{where}: {key} is {content[key]!r}; this port has only {expected!r}.")
+    known = {field.name for field in fields(WhisperConfig)}
+    return WhisperConfig.from_dict({k: v for k, v in content.items() if k in known}, where=str(where))
+
+
+def from_pretrained(cls, path, **kwargs):
+    """See `WhisperForConditionalGeneration.from_pretrained`."""
+    folder = weights.local_folder(path, allow_patterns=_FILES)
+    if (folder / "model.bin").exists() and not any(folder.glob("*.safetensors*")):
+        config, tensors = _from_ctranslate2(folder)
+    else:
+        config_path = folder / "config.json"
+        config = config_from_hugging_face(json.loads(config_path.read_text()), config_path)
+        tensors = weights.read_safetensors(folder)
+    model = cls(config, **kwargs)
+    weights.assign_reference_weights(model, tensors, where=folder, aliases=ALIASES)
+    generation = folder / "generation_config.json"
+    model.generation_config = json.loads(generation.read_text()) if generation.exists() else {}
+    model.pretrained_folder = str(folder)
+    return model
+
+
+def save_pretrained(model, folder):
+    """See `WhisperForConditionalGeneration.save_pretrained`."""
+    folder = Path(folder)
+    weights.write_safetensors(folder, weights.reference_weights(model))
+    config = model.config.to_dict()
+    del config["recompute_activations"]
+    weights.write_json(folder / "config.json", {
+        "architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper", "activation_function": "gelu",
+        "scale_embedding": False, "is_encoder_decoder": True, "tie_word_embeddings": True,
+        "num_hidden_layers": config["encoder_layers"], **config})
+    if getattr(model, "generation_config", None):
+        weights.write_json(folder / "generation_config.json", model.generation_config)
+
+
+def _from_ctranslate2(folder):
+    kind, source = weights.read_ctranslate2(folder / "model.bin")
+    if kind != "WhisperSpec":
+        raise weights.WeightsError(f"{folder}/model.bin: holds a {kind}; expected WhisperSpec.")
+    tensors, width = {}, source["decoder/embeddings/weight"].shape[1]
+
+    def put(name, value):
+        tensors["model." + name] = value
+
+    def norm(target, prefix):
+        put(f"{target}.weight", source.pop(f"{prefix}/gamma"))
+        put(f"{target}.bias", source.pop(f"{prefix}/beta"))
+
+    def linear(targets, prefix):
+        """One stacked matrix of CTranslate2 to its parts; the k slice of a bias is zero, Whisper's k has none."""
+        weight, bias = source.pop(f"{prefix}/weight"), source.pop(f"{prefix}/bias")
+        rows = weight.shape[0] // len(targets)
+        for i, target in enumerate(targets):
+            part = bias[i * rows:(i + 1) * rows]
+            put(f"{target}.weight", weight[i * rows:(i + 1) * rows])
+            if not target.endswith("k_proj"):
+                put(f"{target}.bias", part)
+            elif np.any(part):
+                raise weights.WeightsError(f"{folder}/model.bin: {prefix} has a key bias that is not zero; the stack "
+                                           "is not in the order q, k, v.")
+
+    def projections(block, names):
+        return [f"{block}.{name}_proj" for name in names]
+
+    for conv in ("conv1", "conv2"):
+        put(f"encoder.{conv}.weight", source.pop(f"encoder/{conv}/weight"))
+        put(f"encoder.{conv}.bias", source.pop(f"encoder/{conv}/bias"))
+    put("decoder.embed_tokens.weight", source.pop("decoder/embeddings/weight"))
+    projection = source.pop("decoder/projection/weight", None)
+    if projection is not None and not np.array_equal(projection, tensors["model.decoder.embed_tokens.weight"]):
+        raise weights.WeightsError(f"{folder}/model.bin: the output projection is not tied to the token embedding.")
+    layers, heads = {}, {}
+    for side in ("encoder", "decoder"):
+        put(f"{side}.embed_positions.weight", source.pop(f"{side}/position_encodings/encodings"))
+        norm(f"{side}.layer_norm", f"{side}/layer_norm")
+        layers[side] = len({k.split("/")[1] for k in source if k.startswith(f"{side}/layer_")})
+        heads[side] = int(source.pop(f"{side}/num_heads"))
+        for i in range(layers[side]):
+            here, there = f"{side}/layer_{i}", f"{side}.layers.{i}"
+            linear(projections(f"{there}.self_attn", "qkv"), f"{here}/self_attention/linear_0")
+            linear(projections(f"{there}.self_attn", ["out"]), f"{here}/self_attention/linear_1")
+            norm(f"{there}.self_attn_layer_norm", f"{here}/self_attention/layer_norm")
+            if side == "decoder":
+                linear(projections(f"{there}.encoder_attn", "q"), f"{here}/attention/linear_0")
+                linear(projections(f"{there}.encoder_attn", "kv"), f"{here}/attention/linear_1")
+                linear(projections(f"{there}.encoder_attn", ["out"]), f"{here}/attention/linear_2")
+                norm(f"{there}.encoder_attn_layer_norm", f"{here}/attention/layer_norm")
+            linear([f"{there}.fc1"], f"{here}/ffn/linear_0")
+            linear([f"{there}.fc2"], f"{here}/ffn/linear_1")
+            norm(f"{there}.final_layer_norm", f"{here}/ffn/layer_norm")
+    left_over = sorted(name for name, value in source.items() if value.ndim)  # scalars are CTranslate2's own options
+    if left_over:
+        raise weights.WeightsError(f"{folder}/model.bin: {len(left_over)} tensors are left over: {left_over[:5]}.")
+    vocab_size = tensors["model.decoder.embed_tokens.weight"].shape[0]
+    special = dict(eos_token_id=50257, decoder_start_token_id=50258, pad_token_id=50257, bos_token_id=50257)
+    if vocab_size < 51865:
+        special = dict(eos_token_id=50256, decoder_start_token_id=50257, pad_token_id=50256, bos_token_id=50256)
+    config = WhisperConfig(
+        vocab_size=vocab_size, d_model=width, num_mel_bins=tensors["model.encoder.conv1.weight"].shape[1],
+        encoder_layers=layers["encoder"], encoder_attention_heads=heads["encoder"],
+        encoder_ffn_dim=tensors["model.encoder.layers.0.fc1.weight"].shape[0], decoder_layers=layers["decoder"],
+        decoder_attention_heads=heads["decoder"],
+        decoder_ffn_dim=tensors["model.decoder.layers.0.fc1.weight"].shape[0],
+        max_source_positions=tensors["model.encoder.embed_positions.weight"].shape[0],
+        max_target_positions=tensors["model.decoder.embed_positions.weight"].shape[0], **special)
+    return config, tensors

@@ -1,0 +1,306 @@
+"""Whisper's generation: prefill of the prompt, a compiled loop over a static cache, the decoding rules of the paper."""
+
+import numpy as np
+from keras import ops
+
+from tfhf.decoding.beam_search import BeamSearch, beam_loop
+from tfhf.decoding.cache import write
+from tfhf.decoding.compile import compiled
+from tfhf.decoding.sampling import MASKED_LOGIT, Sampling, sample_loop
+from tfhf.layers.attention import MASKED_SCORE
+from tfhf.models.whisper.special_tokens import LANGUAGES, SpecialTokens
+
+
+class SuppressTokens:
+    """Never writes `tokens`, and never begins with `first_tokens`."""
+
+    def __init__(self, vocab_size, tokens, first_tokens):
+        self.always = np.zeros(vocab_size, "float32")
+        self.always[list(tokens)] = MASKED_LOGIT
+        self.first = self.always.copy()
+        self.first[list(first_tokens)] = MASKED_LOGIT
+
+    def start(self, batch):
+        """No state."""
+        return ()
+
+    def apply(self, logits, index, state):
+        """logits float32 [batch, vocabulary] -> the same, masked."""
+        return ops.maximum(logits + ops.where(ops.equal(index, 0), self.first, self.always)[None], MASKED_LOGIT)
+
+    def advance(self, state, token, index):
+        """No state."""
+        return state
+
+
+class TimestampRules:
+    """Timestamps come in pairs, never fall, begin the text, and are written whenever together they are likelier than
+    any word (paper, section 4.5, and OpenAI's ApplyTimestampRules)."""
+
+    def __init__(self, vocab_size, special, max_initial_timestamp=50):
+        ids = np.arange(vocab_size)
+        self.is_time = ids >= special.first_timestamp
+        self.is_text = ids < special.end
+        self.ids, self.special, self.max_initial = ids.astype("int32"), special, max_initial_timestamp
+
+    def start(self, batch):
+        """State: whether the last and the one before were timestamps, and the least timestamp still allowed."""
+        yes, no = ops.ones((batch,), "bool"), ops.zeros((batch,), "bool")
+        return no, yes, ops.full((batch,), self.special.first_timestamp, dtype="int32")
+
+    def apply(self, logits, index, state):
+        """logits float32 [batch, vocabulary] -> the same, masked."""
+        last, before, least = (s[:, None] for s in state)
+        first = ops.equal(index, 0)
+        forbidden = ops.equal(self.ids, self.special.no_timestamps)[None]
+        # After a closed pair comes text or a new opening; after a single timestamp its partner or the end.
+        forbidden = ops.logical_or(forbidden, ops.logical_and(ops.logical_and(last, before), self.is_time[None]))
+        single = ops.logical_and(last, ops.logical_not(before))
+        forbidden = ops.logical_or(forbidden, ops.logical_and(single, self.is_text[None]))
+        forbidden = ops.logical_or(forbidden, ops.logical_and(self.is_time[None], self.ids[None] < least))
+        too_late = self.ids > self.special.first_timestamp + self.max_initial
+        beginning = np.logical_or(~self.is_time, too_late)[None]
+        forbidden = ops.logical_or(forbidden, ops.logical_and(first, beginning))
+        logits = ops.where(forbidden, MASKED_LOGIT, logits)
+        times = ops.logsumexp(ops.where(self.is_time[None], logits, MASKED_LOGIT), axis=-1, keepdims=True)
+        best_text = ops.max(ops.where(self.is_time[None], MASKED_LOGIT, logits), axis=-1, keepdims=True)
+        return ops.where(ops.logical_and(times > best_text, ~self.is_time[None]), MASKED_LOGIT, logits)
+
+    def advance(self, state, token, index):
+        """State after `token` int32 [batch]."""
+        last, before, least = state
+        is_time = token >= self.special.first_timestamp
+        # A closed pair may be followed by its own time again; a segment that is open must end later than it began.
+        opening = ops.logical_or(ops.logical_not(last), before)
+        return is_time, last, least
+
+
+class WhisperGenerationMixin:
+    """`generate`, `detect_language` and `transcribe` of `WhisperForConditionalGeneration`."""
+
+    @property
+    def special_tokens(self):
+        """Ids of the special tokens."""
+        return SpecialTokens.of(self.config)
+
+    def encode(self, inputs):
+        """Keys and values of every decoder layer's attention to the encoder: tuple of pairs [batch, heads, source,
+        head_dim], from a dict with `input_values` or `input_features`."""
+        hidden = self.model.encoder(self.features(inputs))
+        return tuple(layer.encoder_attn.project_keys_values(hidden) for layer in self.model.decoder.layers)
+
+    def decode_tokens(self, cross, prompt, prompt_lengths, temperature, seed, *, options, timestamps, no_speech, xla):
+        """The whole decoding as one function of tensors, for `compiled` and for exports.
+
+        Args:
+            cross: from `encode`.
+            prompt: int32 [batch, prompt], padded on the left.
+            prompt_lengths: int32 [batch].
+            temperature: float32 scalar.
+            seed: int32 scalar.
+            options: `Sampling` or `BeamSearch`.
+            timestamps: whether timestamp rules apply.
+            no_speech: tokens from <|startoftranscript|> to the prompt's end (both counted), where the probability of
+                <|nospeech|> is read.
+            xla: whether XLA compiles it.
+
+        Returns:
+            dict as `sample_loop` or `beam_loop` gives, and `no_speech_prob` float32 [batch].
+        """
+        config, decoder = self.config, self.model.decoder
+        beams = getattr(options, "num_beams", 1)
+        length = prompt.shape[1]
+        padding = length - prompt_lengths
+        positions = ops.maximum(ops.arange(length)[None] - padding[:, None], 0)
+        visible = ops.arange(length)[None] >= padding[:, None]
+        causal = ops.arange(length)[None] <= ops.arange(length)[:, None]
+        bias = ops.where(ops.logical_and(causal[None], visible[:, None]), 0.0, MASKED_SCORE)[:, None]
+        x, cache = decoder.embed(prompt, positions), []
+        for layer, keys_values in zip(decoder.layers, cross):
+            def remember(normed, layer=layer):
+                pair = layer.self_attn.project_keys_values(normed)
+                cache.append(tuple(ops.pad(t, ((0, 0), (0, 0), (0, options.max_new_tokens), (0, 0))) for t in pair))
+                return pair
+            x = layer(x, self_bias=bias, self_keys_values=remember, cross_keys_values=keys_values)
+        x = decoder.layer_norm(x)
+        logits = decoder.logits(x[:, -1])
+        at_start = ops.softmax(decoder.logits(x[:, -no_speech]), axis=-1)[:, self.special_tokens.no_speech]
+        rows = _repeated(padding, beams)
+
+        def step(token, index, cache):
+            at = length + index - 1
+            position = ops.minimum(at - rows, config.max_target_positions - 1)
+            x = decoder.embed(token[:, None], position[:, None])
+            slots = ops.arange(length + options.max_new_tokens)[None]
+            seen = ops.logical_and(slots >= rows[:, None], slots <= at)
+            bias = ops.where(seen, 0.0, MASKED_SCORE)[:, None, None]
+            new_cache = []
+            for layer, keys_values, (keys, values) in zip(decoder.layers, cross, cache):
+                def extend(normed, layer=layer, keys=keys, values=values):
+                    new_keys, new_values = layer.self_attn.project_keys_values(normed)
+                    pair = write(keys, new_keys, at, xla), write(values, new_values, at, xla)
+                    new_cache.append(pair)
+                    return pair
+                x = layer(x, self_bias=bias, self_keys_values=extend, cross_keys_values=keys_values, beams=beams)
+            return decoder.logits(decoder.layer_norm(x)[:, 0]), tuple(new_cache)
+
+        generation = getattr(self, "generation_config", None) or {}
+        rules = [SuppressTokens(config.vocab_size, generation.get("suppress_tokens") or (),
+                                generation.get("begin_suppress_tokens") or ())]
+        if timestamps:
+            rules.append(TimestampRules(config.vocab_size, self.special_tokens,
+                                        generation.get("max_initial_timestamp_index", 50)))
+        cache = tuple((_repeated(keys, beams), _repeated(values, beams)) for keys, values in cache)
+        if beams > 1:
+            result = beam_loop(step, _repeated(logits, beams), cache, rules, options)
+        else:
+            result = sample_loop(step, logits, cache, rules, options, temperature, seed)
+        return {**result, "no_speech_prob": at_start}
+
+    def _compiled(self, name, function, xla, **static):
+        """`function` compiled, once for each name and set of static arguments."""
+        store = self.__dict__.setdefault("_compiled_functions", {})
+        key = (name, xla, tuple(sorted(static.items())))
+        if key not in store:
+            store[key] = compiled(lambda *tensors: function(*tensors, **static), jit_compile=xla)
+        return store[key]
+
+    def generate_with_scores(self, input_features, prompt_ids, prompt_lengths=None, max_new_tokens=224,
+                             temperature=0.0, num_beams=1, timestamps=False, seed=0, top_k=0, top_p=1.0,
+                             length_penalty=1.0, prefix_length=None, jit_compile=None):
+        """New tokens after a prompt, with their log-probabilities.
+
+        Args:
+            input_features: float32 [batch, num_mel_bins, frames], or a dict with `input_values`.
+            prompt_ids: int32 [batch, prompt], padded on the left.
+            prompt_lengths: int32 [batch]; None when nothing is padded.
+            max_new_tokens: the end token included; prompt and new tokens must fit max_target_positions.
+            temperature: 0 is greedy. Another temperature or seed does not compile again.
+            num_beams: above 1, beam search with `length_penalty`; temperature must be 0 then.
+            timestamps: apply the timestamp rules.
+            prefix_length: tokens from <|startoftranscript|> to the end of the prompt; None: the whole prompt.
+            jit_compile: whether XLA compiles the loop; None: yes.
+
+        Returns:
+            dict of arrays: sequences int32 [batch, max_new_tokens] (ended, then padded), lengths int32 [batch] without
+            the end token, sum_logprobs float32 [batch], no_speech_prob float32 [batch].
+
+        Raises:
+            ValueError: too many tokens for the decoder, or beams with a temperature.
+        """
+        prompt_ids = np.asarray(prompt_ids, "int32")
+        batch, length = prompt_ids.shape
+        if length + max_new_tokens > self.config.max_target_positions + 1:
+            raise ValueError(f"A prompt of {length} and max_new_tokens={max_new_tokens} exceed the decoder's "
+                             f"{self.config.max_target_positions} positions.")
+        if num_beams > 1 and temperature > 0:
+            raise ValueError(f"Beam search (num_beams={num_beams}) takes temperature 0; got {temperature}.")
+        lengths = np.full(batch, length, "int32") if prompt_lengths is None else np.asarray(prompt_lengths, "int32")
+        common = dict(max_new_tokens=int(max_new_tokens), eos_token_id=self.config.eos_token_id,
+                      pad_token_id=self.config.eos_token_id)
+        options = (BeamSearch(num_beams=num_beams, length_penalty=float(length_penalty), **common) if num_beams > 1
+                   else Sampling(top_k=top_k, top_p=top_p, sample=temperature > 0, **common))
+        inputs = input_features if isinstance(input_features, dict) else {"input_features": input_features}
+        xla = True if jit_compile is None else jit_compile
+        cross = self._compiled("encode", self.encode, False)({k: ops.convert_to_tensor(v) for k, v in inputs.items()})
+        decode = self._compiled("decode", self.decode_tokens, xla, options=options, timestamps=timestamps,
+                                no_speech=prefix_length or length, xla=xla)
+        result = decode(cross, ops.convert_to_tensor(prompt_ids), ops.convert_to_tensor(lengths),
+                        ops.convert_to_tensor(temperature, "float32"), ops.convert_to_tensor(seed, "int32"))
+        return {name: ops.convert_to_numpy(value) for name, value in result.items()}
+
+    def detect_language(self, input_features):
+        """Likeliest language of each clip and the probabilities of all (paper, section 2.3).
+
+        Args:
+            input_features: as in `generate`.
+
+        Returns:
+            list of codes, and float32 [batch, languages].
+
+        Raises:
+            ValueError: the model knows English only.
+        """
+        special = self.special_tokens
+        if not special.multilingual:
+            raise ValueError("An English-only model cannot detect languages.")
+        inputs = input_features if isinstance(input_features, dict) else {"input_features": input_features}
+        inputs = {name: ops.convert_to_tensor(value) for name, value in inputs.items()}
+
+        def first_logits(inputs):
+            batch = ops.shape(next(iter(inputs.values())))[0]
+            start = ops.full((batch, 1), special.start, dtype="int32")
+            logits = self({**inputs, "decoder_input_ids": start})[:, 0]
+            return ops.softmax(logits[:, special.first_language:special.first_language + special.num_languages])
+
+        probabilities = ops.convert_to_numpy(self._compiled("detect", first_logits, False)(inputs))
+        return [LANGUAGES[i] for i in probabilities.argmax(-1)], probabilities
+
+    def generate(self, input_features, language=None, task="transcribe", return_timestamps=False, num_beams=1,
+                 max_new_tokens=None, temperature=0.0, top_k=0, top_p=1.0, length_penalty=1.0, seed=0,
+                 jit_compile=None):
+        """Token ids of the transcript of each clip, the opening tokens included.
+
+        Args:
+            input_features: float32 [batch, num_mel_bins, 2 * max_source_positions], or a dict with `input_values`
+                [batch, max_samples].
+            language: code such as "en"; None detects it, clip by clip, in a multilingual model.
+            task: "transcribe", or "translate" into English.
+            max_new_tokens: None fills the decoder.
+            Others: as in `generate_with_scores`.
+
+        Returns:
+            int32 array [batch, prefix + max_new_tokens]: ended by the end token and padded with it.
+
+        Raises:
+            ValueError: an unknown language or task, or more tokens than the decoder has positions.
+        """
+        special = self.special_tokens
+        inputs = input_features if isinstance(input_features, dict) else {"input_features": input_features}
+        batch = next(iter(inputs.values())).shape[0]
+        languages = [language] * batch
+        if special.multilingual and language is None:
+            languages, _ = self.detect_language(inputs)
+        prompt = np.array([special.prefix(code, task, return_timestamps) for code in languages], "int32")
+        if max_new_tokens is None:
+            max_new_tokens = self.config.max_target_positions - prompt.shape[1]
+        result = self.generate_with_scores(
+            inputs, prompt, max_new_tokens=max_new_tokens, temperature=temperature, num_beams=num_beams, top_k=top_k,
+            top_p=top_p, length_penalty=length_penalty, seed=seed, timestamps=return_timestamps,
+            jit_compile=jit_compile)
+        return np.concatenate([prompt, result["sequences"]], axis=1)
+
+    @property
+    def processor(self):
+        """The `WhisperProcessor` of the folder the model came from; may be set.
+
+        Raises:
+            ValueError: the model did not come from a folder.
+        """
+        if self.__dict__.get("_processor") is None:
+            from tfhf.models.whisper.processor import WhisperProcessor
+
+            folder = getattr(self, "pretrained_folder", None)
+            if folder is None:
+                raise ValueError("This model was not loaded from a folder: set model.processor first.")
+            self.__dict__["_processor"] = WhisperProcessor.from_pretrained(folder)
+        return self.__dict__["_processor"]
+
+    @processor.setter
+    def processor(self, processor):
+        self.__dict__["_processor"] = processor
+
+    def transcribe(self, audio, language=None, task="transcribe", return_timestamps=False, **options):
+        """Text of a file or of a waveform at 16 kHz, of any length; a list of either is a batch.
+
+        Returns:
+            {"text", "language", "segments"}, or a list of them. See `long_form.transcribe` for the options.
+        """
+        from tfhf.models.whisper.long_form import transcribe
+
+        return transcribe(self, self.processor, audio, language=language, task=task,
+                          return_timestamps=return_timestamps, **options)
+
+
+def _repeated(x, times):
+    return x if times == 1 else ops.repeat(x, times, axis=0)

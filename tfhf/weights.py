@@ -1,0 +1,235 @@
+"""Weights in and out of Keras models: safetensors with Hugging Face's names and layouts, and CTranslate2's binary.
+
+A model whose layers carry the reference's attribute names needs no table: the path of a variable is its name. Loading
+is a bijection: every variable gets a tensor, every tensor a variable, every shape is checked, or nothing is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+_LEAVES = {"kernel": "weight", "embeddings": "weight", "gamma": "weight", "beta": "bias"}
+# Keras keeps inputs before outputs and space before both, torch outputs first.
+_TO_TORCH = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
+_FROM_TORCH = {2: (1, 0), 3: (2, 1, 0), 4: (2, 3, 1, 0)}
+
+
+class WeightsError(ValueError):
+    """A checkpoint does not fit the model: tensors missing, left over, of another shape, or the file is damaged."""
+
+
+def reference_name(variable) -> str:
+    """Name of a Keras variable in a torch state dict: `m/encoder/layers_0/fc1/kernel` -> `encoder.layers.0.fc1.weight`."""
+    parts = variable.path.split("/")[1:]
+    parts[-1] = _LEAVES.get(parts[-1], parts[-1])
+    return re.sub(r"_(\d+)(?=\.)", r".\1", ".".join(parts))
+
+
+def _is_kernel(variable):
+    return variable.path.endswith("/kernel")
+
+
+def reference_weights(model) -> dict[str, np.ndarray]:
+    """Every weight of the model but random states, by reference name, in the reference's layout and the model's dtype."""
+    return {name: _to_reference(variable) for name, variable in _variables(model).items()}
+
+
+def _to_reference(variable):
+    value = np.asarray(variable.numpy() if hasattr(variable, "numpy") else variable.value)
+    return np.ascontiguousarray(value.transpose(_TO_TORCH[value.ndim])) if _is_kernel(variable) else value
+
+
+def _variables(model):
+    named = {}
+    for variable in model.weights:
+        if "seed_generator" in variable.path:
+            continue
+        name = reference_name(variable)
+        if name in named:
+            raise WeightsError(f"Two variables are called {name!r}: {named[name].path} and {variable.path}.")
+        named[name] = variable
+    return named
+
+
+def assign_reference_weights(model, tensors, *, where, aliases=None):
+    """Puts tensors in the reference's names and layouts into the model.
+
+    Args:
+        model: a built Keras model or layer.
+        tensors: mapping from reference name to array.
+        where: file or folder, for the errors.
+        aliases: {name in the file: name it is tied to}; such a tensor may be there, and then must be equal.
+
+    Raises:
+        WeightsError: a tensor is missing, left over or has another shape. Nothing has been assigned then.
+    """
+    variables, aliases = _variables(model), aliases or {}
+    missing = sorted(set(variables) - set(tensors))
+    left_over = sorted(set(tensors) - set(variables) - set(aliases))
+    if missing or left_over:
+        raise WeightsError(
+            f"{where}: the checkpoint does not fit {type(model).__name__}: "
+            f"missing {len(missing)} tensors {_some(missing)}; left over {len(left_over)} {_some(left_over)}.")
+    values, wrong = {}, []
+    for name, variable in variables.items():
+        value = tensors[name]
+        if _is_kernel(variable) and value.ndim in _FROM_TORCH:
+            value = value.transpose(_FROM_TORCH[value.ndim])
+        if tuple(value.shape) != tuple(variable.shape):
+            wrong.append(f"{name}: got {tuple(tensors[name].shape)}, expected {_reference_shape(variable)}")
+        values[name] = value
+    if wrong:
+        raise WeightsError(f"{where}: {len(wrong)} tensors have the wrong shape: {_some(wrong)}.")
+    for alias, target in aliases.items():
+        if alias in tensors and not np.array_equal(tensors[alias], tensors[target]):
+            raise WeightsError(f"{where}: {alias} differs from {target}, to which it is tied in this model.")
+    for name, variable in variables.items():
+        variable.assign(np.asarray(values[name], dtype="float32"))
+
+
+def _reference_shape(variable):
+    shape = tuple(variable.shape)
+    return tuple(shape[i] for i in _TO_TORCH[len(shape)]) if _is_kernel(variable) else shape
+
+
+def _some(names, most=5):
+    names = list(names)
+    return "[" + ", ".join(map(str, names[:most])) + (f", and {len(names) - most} more" if len(names) > most else "") + "]"
+
+
+def read_safetensors(folder) -> dict[str, np.ndarray]:
+    """All tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` lists.
+
+    Raises:
+        FileNotFoundError: the folder has neither.
+        WeightsError: a file is damaged, or a shard lacks a tensor that the index promises.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    folder = Path(folder)
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    promised = json.loads(index.read_text())["weight_map"] if index.exists() else None
+    if promised is None and not single.exists():
+        raise FileNotFoundError(f"{folder}: neither model.safetensors nor model.safetensors.index.json is there.")
+    tensors = {}
+    for file in sorted(set(promised.values())) if promised else [single.name]:
+        try:
+            with safe_open(folder / file, framework="np") as opened:
+                for name in opened.keys():
+                    tensors[name] = opened.get_tensor(name)
+        except (SafetensorError, FileNotFoundError) as error:
+            raise WeightsError(f"{folder / file}: cannot be read as safetensors: {error}.") from error
+    absent = sorted(set(promised or ()) - set(tensors))
+    if absent:
+        raise WeightsError(f"{index}: lists {len(absent)} tensors that the shards do not hold: {_some(absent)}.")
+    return tensors
+
+
+def write_safetensors(folder, tensors, max_shard_bytes=5_000_000_000):
+    """Writes tensors as `model.safetensors`, or as numbered shards with an index beyond `max_shard_bytes`.
+
+    Files are written under another name and renamed when whole.
+    """
+    from safetensors.numpy import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shards, size = [{}], 0
+    for name in sorted(tensors):
+        if shards[-1] and size + tensors[name].nbytes > max_shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensors[name]
+        size += tensors[name].nbytes
+    names = (["model.safetensors"] if len(shards) == 1 else
+             [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))])
+    for file, shard in zip(names, shards):
+        save_file(shard, folder / (file + ".partial"), metadata={"format": "pt"})
+        (folder / (file + ".partial")).rename(folder / file)
+    if len(shards) > 1:
+        write_json(folder / "model.safetensors.index.json", {
+            "metadata": {"total_size": sum(t.nbytes for t in tensors.values())},
+            "weight_map": {name: file for file, shard in zip(names, shards) for name in shard}})
+
+
+def write_json(path, content):
+    """Writes JSON under another name and renames it when whole."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    partial.rename(path)
+
+
+_CTRANSLATE2_DTYPES = (np.dtype("<f4"), np.dtype("i1"), np.dtype("<i2"), np.dtype("<i4"), np.dtype("<f2"),
+                       np.dtype(ml_dtypes.bfloat16))
+
+
+def read_ctranslate2(path) -> tuple[str, dict[str, np.ndarray]]:
+    """Reads a CTranslate2 `model.bin`, binary version 6.
+
+    Returns:
+        The model's kind (such as "WhisperSpec") and its tensors by name, aliases resolved.
+
+    Raises:
+        WeightsError: another version, a file that ends too early, or bytes after the end.
+    """
+    data, position = Path(path).read_bytes(), 0
+
+    def take(count):
+        nonlocal position
+        if position + count > len(data):
+            raise WeightsError(f"{path}: ends at byte {len(data)}, but {count} bytes were expected at {position}.")
+        position += count
+        return data[position - count:position]
+
+    def number(kind):
+        return struct.unpack("<" + kind, take(struct.calcsize(kind)))[0]
+
+    def string():
+        return take(number("H")).rstrip(b"\0").decode()
+
+    version = number("I")
+    if version != 6:
+        raise WeightsError(f"{path}: CTranslate2 binary version {version}; expected 6.")
+    kind, _, count = string(), number("I"), number("I")
+    tensors = {}
+    for _ in range(count):
+        name = string()
+        shape = [number("I") for _ in range(number("B"))]
+        code = number("B")
+        if code >= len(_CTRANSLATE2_DTYPES):
+            raise WeightsError(f"{path}: {name} has type code {code}; known are 0 to {len(_CTRANSLATE2_DTYPES) - 1}.")
+        dtype = _CTRANSLATE2_DTYPES[code]
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        stated = number("I")
+        if stated != size:
+            raise WeightsError(f"{path}: {name} states {stated} bytes; its shape {shape} of {dtype} needs {size}.")
+        tensors[name] = np.frombuffer(take(size), dtype).reshape(shape)
+    for _ in range(number("I")):
+        alias, target = string(), string()
+        tensors[alias] = tensors[target]
+    if position != len(data):
+        raise WeightsError(f"{path}: {len(data) - position} bytes follow the end of the model.")
+    return kind, tensors
+
+
+def local_folder(path_or_hub_id, *, allow_patterns) -> Path:
+    """The folder itself, or the hub snapshot of that name (needs huggingface_hub).
+
+    Raises:
+        FileNotFoundError: not a folder, and not of the form "owner/name".
+    """
+    folder = Path(path_or_hub_id).expanduser()
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path_or_hub_id)):
+        raise FileNotFoundError(f"{path_or_hub_id}: no such folder, and not a hub id of the form owner/name.")
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(str(path_or_hub_id), allow_patterns=list(allow_patterns)))
