@@ -1,0 +1,259 @@
+"""What a run tells of itself while it trains: history.jsonl, the progress line, TensorBoard scalars.
+
+Device values are read every `log_every` steps only; between two reads the losses wait as tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import math
+import sys
+import time
+from typing import Callable
+
+import keras
+import tensorflow as tf
+
+from tfhf.data import storage
+
+
+class TrainingError(ValueError):
+    """A run that cannot go on: a loss that is not finite, a history that is not this run's."""
+
+
+class InputClock:
+    """Measures how long the consumer of a dataset waits for its batches.
+
+    Under a strategy TensorFlow pulls batches ahead of the step in a thread of its own; the figure is then how long that
+    thread waits, an upper bound of what the step waits.
+    """
+
+    def __init__(self):
+        with tf.device("CPU:0"):
+            self._waited_s = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+
+    def attach(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """The same dataset, with its waiting time counted; must come after the last prefetch."""
+
+        def asked(_):
+            return tf.timestamp()
+
+        def received(asked_at, batch):
+            self._waited_s.assign_add(tf.timestamp() - asked_at)
+            return batch
+
+        # zip asks its datasets in turn: the clock is read, then the batch is waited for.
+        clock = tf.data.Dataset.counter().map(asked)
+        options = tf.data.Options()
+        options.experimental_optimization.inject_prefetch = False  # it would wait in the step's stead
+        return tf.data.Dataset.zip(clock, dataset).map(received).with_options(options)
+
+    def seconds(self) -> float:
+        """Seconds waited so far."""
+        return float(self._waited_s.numpy())
+
+
+class History:
+    """The run's history.jsonl: one JSON object per line, {"step": 1, "loss": 3.25} or {"step": 10, "eval_loss": 3.5}.
+
+    Numbers are written so that reading them gives the same float. Opening drops the lines past `start_step`, which a
+    killed run had written after its last checkpoint. In a bucket, where nothing can be appended to, the file is written
+    anew by `save`.
+    """
+
+    def __init__(self, folder: str, start_step: int):
+        self.path = storage.join(folder, "history.jsonl")
+        self._remote = storage.is_remote(folder)
+        self.lines = [line for line in self._read() if line["step"] <= start_step]
+        self._waiting: list[tuple[int, str, object]] = []
+        self.save()
+
+    def _read(self) -> list[dict]:
+        if not storage.exists(self.path):
+            return []
+        texts = storage.read_bytes(self.path).decode("utf-8").splitlines()
+        lines = []
+        for number, text in enumerate(texts, start=1):
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError as error:
+                if number == len(texts):  # the process was killed in the middle of the last line
+                    break
+                raise TrainingError(f"{self.path}: line {number} is not JSON: {text[:80]!r}") from error
+        return lines
+
+    def save(self) -> None:
+        """Write the whole file, atomically."""
+        storage.write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in self.lines).encode("utf-8"))
+
+    def add(self, step: int, name: str, value) -> None:
+        """Note a value (a float or a scalar tensor that need not be ready) for the next flush."""
+        self._waiting.append((step, name, value))
+
+    def flush(self) -> None:
+        """Read what is waiting from the device and append it to the file.
+
+        Raises:
+            TrainingError: a value that is not finite; the finite ones before it are written.
+        """
+        new, problem = [], ""
+        for step, name, value in self._waiting:
+            value = float(value)
+            if not math.isfinite(value):
+                problem = f"{name} is {value} at step {step}; the run stops here, before another checkpoint is written"
+                break
+            new.append({"step": step, name: value})
+        self._waiting = []
+        self.lines += new
+        if self._remote:
+            pass  # save() writes it with the next checkpoint
+        elif new:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(line) + "\n" for line in new))
+        if problem:
+            raise TrainingError(problem)
+
+    def last(self, name: str) -> float | None:
+        """The newest flushed value of that name, or None."""
+        return next((line[name] for line in reversed(self.lines) if name in line), None)
+
+    def values(self, name: str) -> tuple[list[int], list[float]]:
+        """(steps, values) of everything flushed under that name."""
+        found = [(line["step"], line[name]) for line in self.lines if name in line]
+        return [step for step, _ in found], [value for _, value in found]
+
+
+class ProgressLine:
+    """One line of text: rewritten in place on a terminal, a line of its own each time elsewhere."""
+
+    def __init__(self, total_steps: int, examples_per_step: int, padding_waste: float, stream=None):
+        self.total_steps = total_steps
+        self.examples_per_step = examples_per_step
+        self.padding_waste = padding_waste
+        self._stream = stream or sys.stderr
+        self._mark_s = time.perf_counter()
+        self._mark_step: int | None = None
+        self._mark_wait_s = 0.0
+        self._paused_s = 0.0
+
+    def mark(self, step: int, waited_s: float) -> None:
+        """Start the clock: steps after `step` count."""
+        self._mark_s, self._mark_step, self._mark_wait_s = time.perf_counter(), step, waited_s
+        self._paused_s = 0.0
+
+    @property
+    def marked(self) -> bool:
+        """Whether the clock runs."""
+        return self._mark_step is not None
+
+    @contextlib.contextmanager
+    def paused(self):
+        """Time spent in here (evaluation, checkpoints) does not count as step time."""
+        begin = time.perf_counter()
+        yield
+        self._paused_s += time.perf_counter() - begin
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        self._stream.write(f"\r\033[K{text}\n" if self._stream.isatty() else text + "\n")
+        self._stream.flush()
+
+    def show(self, step: int, loss: float, waited_s: float, compiles: int) -> dict:
+        """Print the line; returns the figures of the steps since the last mark."""
+        steps = max(step - (self._mark_step or 0), 1)
+        step_s = max(time.perf_counter() - self._mark_s - self._paused_s, 1e-9) / steps
+        figures = {
+            "examples_per_s": self.examples_per_step / step_s,
+            "step_s": step_s,
+            "input_wait_s": (waited_s - self._mark_wait_s) / steps,
+            "compiles": compiles,
+        }
+        eta = datetime.timedelta(seconds=round(step_s * (self.total_steps - step)))
+        line = (
+            f"step {step}/{self.total_steps} | loss {loss:.4f} | {figures['examples_per_s']:.1f} examples/s | "
+            f"{step_s:.3f} s/step | input wait {figures['input_wait_s']:.3f} s | padding {self.padding_waste:.1%} | "
+            f"compiles {compiles} | ETA {eta}"
+        )
+        terminal = self._stream.isatty()
+        self._stream.write(f"\r\033[K{line}" if terminal else line + "\n")
+        if terminal and step >= self.total_steps:
+            self._stream.write("\n")
+        self._stream.flush()
+        self.mark(step, waited_s)
+        return figures
+
+
+class StepCallback(keras.callbacks.Callback):
+    """Everything that happens between steps, in this order: history, log, evaluation, checkpoint.
+
+    Args:
+        trainer: the model that fits (for its compile count and optimizer).
+        start_step: steps done before this fit.
+        total_steps: the run's last step, which always logs and saves.
+        log_every, evaluate_every, checkpoint_every: in steps; 0: only at the end (log, checkpoint) or never (evaluate).
+        evaluate: () -> evaluation loss.
+        save: (step) -> None, writes the checkpoint.
+    """
+
+    def __init__(
+        self,
+        *,
+        trainer,
+        history: History,
+        line: ProgressLine,
+        clock: InputClock,
+        writer,
+        start_step: int,
+        total_steps: int,
+        log_every: int,
+        evaluate_every: int,
+        checkpoint_every: int,
+        evaluate: Callable[[], float],
+        save: Callable[[int], None],
+    ):
+        super().__init__()
+        self.trainer, self.history, self.line, self.clock, self.writer = trainer, history, line, clock, writer
+        self.start_step, self.total_steps, self.step = start_step, total_steps, start_step
+        self.log_every, self.evaluate_every, self.checkpoint_every = log_every, evaluate_every, checkpoint_every
+        self.evaluate, self.save = evaluate, save
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step = step = self.start_step + batch + 1
+        self.history.add(step, "loss", logs["loss"])
+        if not self.line.marked and not self._due(step, self.log_every):
+            float(logs["loss"])  # the first step compiles; once it is done, the clock starts
+            self.line.mark(step, self.clock.seconds())
+        if self._due(step, self.log_every):
+            self._log(step)
+        if self.evaluate_every and step % self.evaluate_every == 0:
+            with self.line.paused():
+                loss = self.evaluate()
+                self.history.flush()
+                self.history.add(step, "eval_loss", loss)
+                self.history.flush()
+                self._scalars(step, {"eval_loss": loss})
+                self.line.say(f"step {step}: eval_loss {loss:.6f}")
+        if self._due(step, self.checkpoint_every):
+            with self.line.paused():
+                self.history.flush()
+                self.history.save()
+                self.save(step)
+
+    def _due(self, step: int, every: int) -> bool:
+        return step == self.total_steps or bool(every) and step % every == 0
+
+    def _log(self, step: int) -> None:
+        self.history.flush()
+        loss = self.history.last("loss")
+        figures = self.line.show(step, loss, self.clock.seconds(), self.trainer.trace_count)
+        with self.line.paused():
+            rate = float(self.trainer.optimizer.learning_rate)
+            self._scalars(step, {"loss": loss, "learning_rate": rate, **figures})
+
+    def _scalars(self, step: int, values: dict) -> None:
+        with self.writer.as_default(step=step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+        self.writer.flush()
