@@ -52,7 +52,7 @@ def load_audio(path_or_bytes, sample_rate_hz=SAMPLE_RATE_HZ, name=None):
     if rate <= 0:
         raise AudioError(f"{name}: the sample rate is {rate} Hz, expected more than 0")
     if kind in ("FLAC", "MP3") and len(samples) < stated:
-        raise AudioError(f"{name}: truncated: {len(samples)} of the {stated} samples that its header states, {_EXPECTED}")
+        raise AudioError(f"{name}: truncated: {len(samples)} of the {stated} samples its header states, {_EXPECTED}")
     if not len(samples):
         raise AudioError(f"{name}: 0 samples, expected at least one")
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)

@@ -174,6 +174,12 @@ class RecordWriter:
         self.consumed += 1
 
     @property
+    def skipped(self):
+        """Source items skipped so far, those of kept shards included."""
+        headers = [index.header for index in self._indexes] + ([self._header] if self._file is not None else [])
+        return sum(len(header["skipped"]) for header in headers)
+
+    @property
     def count(self):
         """Records written so far, kept ones included."""
         return sum(len(index.entries) for index in self._indexes) + (len(self._entries) if self._file else 0)

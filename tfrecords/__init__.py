@@ -1,0 +1,6 @@
+"""Raw datasets into records: one file per dataset, each a tfhf.data.writing.Dataset.
+
+A writer module has a one-line docstring, `add_arguments(parser)` and `open_dataset(arguments) -> Dataset`.
+"""
+
+WRITERS = ("asterisk", "audiofolder", "hf")

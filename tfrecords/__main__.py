@@ -1,0 +1,59 @@
+"""python -m tfrecords WRITER --out FOLDER [options]: writes records; run again, it finishes an interrupted run."""
+
+import argparse
+import importlib
+import sys
+
+import tfrecords
+from tfhf.data.audio import AudioError
+from tfhf.data.records import DEFAULT_SHARD_BYTES
+from tfhf.data.schema import AUDIO_ENCODINGS, PCM16, RecordError
+from tfhf.data.storage import StorageError
+from tfhf.data.writing import write_split
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="tfhf records", description="Write a dataset as records: OUT/SPLIT/…")
+    writers = parser.add_subparsers(dest="writer", required=True, metavar="WRITER")
+    for name in tfrecords.WRITERS:
+        module = importlib.import_module(f"tfrecords.{name}")
+        summary = module.__doc__.splitlines()[0]
+        writer = writers.add_parser(name, help=summary, description=module.__doc__,
+                                    formatter_class=argparse.RawDescriptionHelpFormatter)
+        writer.set_defaults(module=module)
+        writer.add_argument("--out", required=True, help="folder or gs://…; each split goes to OUT/SPLIT")
+        writer.add_argument("--splits", nargs="+", metavar="SPLIT", help="which splits to write (all)")
+        writer.add_argument("--encoding", choices=AUDIO_ENCODINGS, default=PCM16,
+                            help="how audio is stored (%(default)s)")
+        writer.add_argument("--shard-mb", type=float, default=DEFAULT_SHARD_BYTES / 2**20, metavar="MB",
+                            help="largest size of a shard, MiB (%(default)g)")
+        writer.add_argument("--workers", type=int, help="threads that decode and resample (one per core)")
+        writer.add_argument("--skip-bad", type=int, default=0, metavar="N",
+                            help="leave out up to N files that cannot be used, and list them in the manifest (0)")
+        writer.add_argument("--overwrite", action="store_true", help="start anew where records already lie")
+        module.add_arguments(writer)
+    return parser
+
+
+def main(argv=None):
+    """Runs the command; -> exit status: 0, or 1 after one line that says what was wrong."""
+    arguments = _parser().parse_args(argv)
+    try:
+        dataset = arguments.module.open_dataset(arguments)
+        known = dataset.splits()
+        splits = arguments.splits or known
+        unknown = [split for split in splits if split not in known]
+        if unknown:
+            raise RecordError(f"--splits: {arguments.writer} has no split {unknown}, expected some of {list(known)}")
+        for split in splits:
+            write_split(dataset, arguments.out, split, audio_encoding=arguments.encoding, workers=arguments.workers,
+                        skip_bad=arguments.skip_bad, shard_bytes=int(arguments.shard_mb * 2**20),
+                        overwrite=arguments.overwrite)
+    except (RecordError, AudioError, StorageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

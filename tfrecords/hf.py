@@ -1,0 +1,233 @@
+"""Any Hugging Face `datasets` dataset: the hub, a save_to_disk folder, or a builder over files; streamed or not.
+
+--source NAME[,KEY=VALUE…]; several --source are interleaved. Keys: config, revision, data_files, data_dir;
+  text, audio, language, id (which column holds the field); lang (a constant language code).
+--splits OUT=SOURCE…, for example --splits train=train+validation test=test. A + joins splits.
+--filter "COLUMN OP VALUE", OP one of == != >= <= > < ~ (contains); all must hold; applied to every source.
+Examples:
+  --source mozilla-foundation/common_voice_11_0,config=hi,text=sentence --splits train=train+validation test=test
+  --source json,data_files=a.jsonl --source parquet,data_files=b.parquet --probabilities 0.7 0.3
+"""
+
+import os
+import re
+
+import numpy as np
+
+from tfhf.data.audio import load_audio, resample
+from tfhf.data.schema import RecordError
+from tfhf.data.writing import Dataset
+from tfrecords.audiofolder import COLUMNS
+
+STOPPING = ("first_exhausted", "all_exhausted", "all_exhausted_without_replacement")
+_SOURCE_KEYS = ("config", "revision", "data_files", "data_dir", "lang")
+_FIELDS = ("audio", "text", "language", "id")
+_FILTER = re.compile(r"\s*([\w.\- ]+?)\s*(==|!=|>=|<=|>|<|~)\s*(.*?)\s*")
+_COMPARE = {
+    "==": lambda a, b: a == b, "!=": lambda a, b: a != b, ">=": lambda a, b: a >= b, "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b, "<": lambda a, b: a < b,
+}
+
+
+def add_arguments(parser):
+    parser.add_argument("--source", action="append", required=True, metavar="NAME[,KEY=VALUE…]")
+    parser.add_argument("--filter", action="append", default=[], metavar="'COLUMN OP VALUE'")
+    parser.add_argument("--probabilities", nargs="+", type=float, help="how often each source is drawn (all alike)")
+    parser.add_argument("--stopping", choices=STOPPING, default=STOPPING[0], help="when interleaving ends")
+    parser.add_argument("--seed", type=int, default=0, help="of the interleaving (%(default)s)")
+    parser.add_argument("--streaming", action="store_true", help="do not download the whole dataset first")
+    parser.add_argument("--max-examples", type=int, help="write no more than this many of a split")
+    parser.add_argument("--licence", default="unknown")
+    parser.add_argument("--origin", default="")
+
+
+def open_dataset(arguments):
+    dataset = HuggingFace(arguments.source, splits=arguments.splits or ["train"], filters=arguments.filter,
+                          probabilities=arguments.probabilities, stopping=arguments.stopping, seed=arguments.seed,
+                          streaming=arguments.streaming, max_examples=arguments.max_examples,
+                          licence=arguments.licence, origin=arguments.origin)
+    arguments.splits = None   # --splits was OUT=SOURCE here; all of them are written
+    return dataset
+
+
+def parse_source(text):
+    """"NAME,config=hi,text=sentence" -> {"name": "NAME", "config": "hi", "text": "sentence"}"""
+    name, *pairs = text.split(",")
+    source = {"name": name}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or key not in _SOURCE_KEYS + _FIELDS:
+            raise RecordError(f"--source {text!r}: {pair!r}, expected KEY=VALUE, KEY one of {_SOURCE_KEYS + _FIELDS}")
+        source[key] = value
+    return source
+
+
+def parse_filter(text):
+    """"age >= 18" -> (column, operator, value as text)"""
+    match = _FILTER.fullmatch(text)
+    if not match:
+        raise RecordError(f"--filter {text!r}: expected 'COLUMN OP VALUE', OP one of {' '.join(_COMPARE)} ~")
+    return match.groups()
+
+
+def passes(value, operator, wanted):
+    """Does a column's value pass? Numbers are compared as numbers, the rest as text; a missing value never passes."""
+    if value is None:
+        return False
+    if operator == "~":
+        return wanted in str(value)
+    if isinstance(value, bool):
+        return _COMPARE[operator](str(value).lower(), wanted.lower())
+    if isinstance(value, (int, float)):
+        try:
+            return _COMPARE[operator](value, float(wanted))
+        except ValueError as error:
+            raise RecordError(f"--filter: the column holds the number {value}, got {wanted!r} for it") from error
+    return _COMPARE[operator](str(value), wanted)
+
+
+class HuggingFace(Dataset):
+    """See the module's docstring. ids are the id column's, or else the running number in the written split."""
+
+    name = "hf"
+
+    def __init__(self, sources, *, splits=("train",), filters=(), probabilities=None, stopping=STOPPING[0], seed=0,
+                 streaming=False, max_examples=None, licence="unknown", origin=""):
+        self._sources = [parse_source(source) for source in sources]
+        self._splits = {out: source or out for out, _, source in (split.partition("=") for split in splits)}
+        self._filters = [parse_filter(text) for text in filters]
+        self._probabilities, self._stopping, self._seed = probabilities, stopping, seed
+        self._streaming, self._max_examples = streaming, max_examples
+        self.licence = licence
+        self.origin = origin or " + ".join(source["name"] for source in self._sources)
+        if probabilities and (len(probabilities) != len(self._sources) or abs(sum(probabilities) - 1) > 1e-6
+                              or min(probabilities) < 0):
+            raise RecordError(f"--probabilities {probabilities}: expected {len(self._sources)}, one per source, sum 1")
+        if stopping not in STOPPING:
+            raise RecordError(f"--stopping {stopping!r}: expected one of {STOPPING}")
+
+    def splits(self):
+        return tuple(self._splits)
+
+    def options(self, split):
+        return {"sources": self._sources, "split": self._splits[split], "filters": self._filters, "seed": self._seed,
+                "probabilities": self._probabilities, "stopping": self._stopping, "max_examples": self._max_examples}
+
+    def examples(self, split, start=0):
+        import datasets
+
+        parts = [self._open(source, self._splits[split]) for source in self._sources]
+        # Every source has the same columns by now, those that are nowhere left out.
+        if len(parts) > 1:
+            shared = set.intersection(*(set(part.column_names) for part in parts))
+            parts = [part.select_columns(sorted(shared)) for part in parts]
+            joined = datasets.interleave_datasets(parts, probabilities=self._probabilities, seed=self._seed,
+                                                  stopping_strategy=self._stopping)
+        else:
+            joined = parts[0]
+        if self._max_examples is not None:
+            joined = joined.take(self._max_examples)
+        for number, row in enumerate(joined.skip(start) if start else joined, start):
+            key = row.get("id")
+            yield {"id": f"{number:08d}" if key is None else str(key), "audio": row["audio"], "text": row["text"],
+                   "language": row.get("language") or ""}
+
+    def load(self, item):
+        name, rate_hz = f"example {item['id']!r}", self.record_type.sample_rate_hz
+        audio = item["audio"]
+        if isinstance(audio, dict) and "array" in audio:
+            samples = np.asarray(audio["array"], np.float32)
+            audio = resample(samples, audio["sampling_rate"], rate_hz, name)
+        elif isinstance(audio, dict):
+            audio = load_audio(_content(audio, name), rate_hz, f"{name} ({audio.get('path') or 'bytes'})")
+        else:
+            raise RecordError(f"{name}: the audio column holds a {type(audio).__name__}, expected a sound "
+                              "file's bytes, its path, or {'array', 'sampling_rate'}")
+        if not isinstance(item["text"], str):
+            raise RecordError(f"{name}: the text is {item['text']!r}, expected str")
+        return {**item, "audio": audio, "text": item["text"].strip()}
+
+    def _open(self, source, split):
+        """-> dataset of columns audio (dict), text and, where there are any, language and id; filtered."""
+        import datasets
+
+        parts = [self._load_split(source, part) for part in split.split("+")]
+        dataset = datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+        if dataset.features is None:   # streamed files say what they hold only when read
+            dataset = dataset._resolve_features()
+        features = dataset.features
+        where = f"source {source['name']}, split {split}"
+        for column, operator, wanted in self._filters:
+            if column not in features:
+                raise RecordError(f"--filter: {where} has no column {column!r}, it has {list(features)}")
+            dataset = dataset.filter(lambda value, operator=operator, wanted=wanted: passes(value, operator, wanted),
+                                     input_columns=[column])
+        columns = {field: found for field in _FIELDS if (found := _column(source, field, features, where))}
+        if len(set(columns.values())) < len(columns):
+            raise RecordError(f"{where}: one column is taken for two fields: {columns}; name them in --source")
+        dataset = dataset.select_columns(list(columns.values()))
+        dataset = dataset.rename_columns({column: field for field, column in columns.items() if column != field})
+        kind = dataset.features["audio"] if dataset.features is not None else features[columns["audio"]]
+        if isinstance(kind, datasets.Audio) or getattr(kind, "dtype", None) in ("string", "binary"):
+            # We decode: the library's own decoder would need torchcodec.
+            dataset = dataset.cast_column("audio", datasets.Audio(decode=False))
+        if "lang" in source:
+            language = source["lang"]
+            dataset = dataset.map(lambda row: {"language": language})
+        return dataset
+
+    def _load_split(self, source, split):
+        import datasets
+
+        name = source["name"]
+        where = f"source {name}, split {split}"
+        try:
+            if os.path.isdir(name) and any(os.path.exists(os.path.join(name, known))
+                                           for known in ("state.json", "dataset_dict.json")):
+                loaded = datasets.load_from_disk(name)
+                if isinstance(loaded, datasets.DatasetDict):
+                    if split not in loaded:
+                        raise RecordError(f"{where}: no such split, it has {list(loaded)}")
+                    loaded = loaded[split]
+                return loaded.to_iterable_dataset() if self._streaming else loaded
+            data_files = source.get("data_files")
+            if data_files is not None and split != "train":
+                data_files = {split: data_files}   # a builder over plain files calls its only split train
+            return datasets.load_dataset(name, source.get("config"), split=split, streaming=self._streaming,
+                                         revision=source.get("revision"), data_files=data_files,
+                                         data_dir=source.get("data_dir"))
+        except (FileNotFoundError, ConnectionError, ValueError, datasets.exceptions.DatasetsError) as error:
+            if isinstance(error, RecordError):
+                raise
+            raise RecordError(f"{where}: cannot be opened: {error}") from error
+
+
+def _column(source, field, features, where):
+    if field in source:
+        if source[field] not in features:
+            raise RecordError(f"{where}: no column {source[field]!r}, it has {list(features)}")
+        return source[field]
+    if field == "language" and "lang" in source:
+        return None
+    found = [name for name in COLUMNS[field] if name in features]
+    if field == "audio":   # a column that says it is audio goes before one that is called path
+        found = [name for name, kind in features.items() if type(kind).__name__ == "Audio"] + found
+    if not found and field in ("audio", "text"):
+        raise RecordError(f"{where}: no column for the {field}; it has {list(features)}, expected one of "
+                          f"{COLUMNS[field]} or {field}=COLUMN in --source")
+    return found[0] if found else None
+
+
+def _content(audio, name):
+    """{"bytes", "path"} -> the sound file's bytes, or its local path."""
+    if audio.get("bytes"):
+        return audio["bytes"]
+    path = audio.get("path")
+    if not path:
+        raise RecordError(f"{name}: neither bytes nor a path in its audio column")
+    if "://" not in path:
+        return path
+    import fsspec   # comes with datasets; streamed archives have paths like zip://a.wav::https://…
+
+    with fsspec.open(path, "rb") as file:
+        return file.read()
