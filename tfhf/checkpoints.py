@@ -70,12 +70,12 @@ def save_checkpoint(run_folder: str, step: int, model, optimizer=None, keep: int
         with open(os.path.join(staging, STATE), "w", encoding="utf-8") as file:
             json.dump(state, file, indent=2)
         _sync(os.path.join(staging, STATE))
+        problem = checkpoint_problem(staging)
+        if problem:
+            raise CheckpointError(f"{folder}: written, but does not read back: {problem}")
         _publish(staging, folder, list(files) + [STATE], remote)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    problem = checkpoint_problem(folder)
-    if problem:
-        raise CheckpointError(f"{folder}: written, but does not read back: {problem}")
     if keep:
         for old in [path for _, path in list_checkpoints(run_folder)][:-keep]:
             tf.io.gfile.rmtree(old)
@@ -196,7 +196,8 @@ def _read_values(path: str, variables: Sequence) -> list[np.ndarray]:
 
 def _without_counters(path: str) -> str:
     # Keras numbers unnamed layers by how many were made in the process: dense_3 here may be dense_7 there.
-    return re.sub(r"_\d+(?=/|$)", "", path)
+    # The optimizer joins a path with underscores, so a counter may stand before one as well.
+    return re.sub(r"_\d+(?=[/_]|$)", "", path)
 
 
 def _some(names: list[str]) -> str:
@@ -212,7 +213,10 @@ def _publish(staging: str, folder: str, names: list[str], remote: bool) -> None:
         return
     tf.io.gfile.makedirs(folder)
     for name in names:
-        tf.io.gfile.copy(os.path.join(staging, name), _join(folder, name), overwrite=True)
+        source, target = os.path.join(staging, name), _join(folder, name)
+        tf.io.gfile.copy(source, target, overwrite=True)
+        if tf.io.gfile.stat(target).length != os.path.getsize(source):
+            raise CheckpointError(f"{target}: {tf.io.gfile.stat(target).length} bytes, expected {os.path.getsize(source)}")
 
 
 def _sync(path: str) -> None:

@@ -1,0 +1,142 @@
+"""Strategies: what is refused, and what a strategy does to a step (in fresh processes: virtual devices need one)."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+import tensorflow as tf
+
+from tfhf.strategy import StrategyError, make_runtime, set_precision, strategy_kind
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("spec", ["cpu", "cpu:0", "cpu:x", "cpus:2", "none:1", "gpu:1", ""])
+def test_unknown_words(spec):
+    with pytest.raises(StrategyError, match="expected"):
+        make_runtime(spec)
+
+
+def test_none_compiles():
+    runtime = make_runtime("none")
+    assert (runtime.strategy, runtime.num_replicas, runtime.jit_compile) == (None, 1, True)
+    assert strategy_kind("tpu:name") == "tpu"
+
+
+def test_too_late_for_virtual_devices():
+    tf.constant(1) + 1  # TensorFlow is in use now
+    with pytest.raises(StrategyError, match="expected 64.*fresh process"):
+        make_runtime("cpu:64")
+
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="this machine has a GPU")
+def test_no_gpu():
+    with pytest.raises(StrategyError, match="no GPU"):
+        make_runtime("gpu")
+
+
+def test_precision():
+    before = keras.config.dtype_policy()
+    set_precision("mixed_bfloat16")
+    assert keras.config.dtype_policy().compute_dtype == "bfloat16"
+    keras.config.set_dtype_policy(before)
+    with pytest.raises(StrategyError, match="float16.*expected one of float32, mixed_bfloat16"):
+        set_precision("float16")
+
+
+IN_A_FRESH_PROCESS = """
+import numpy as np
+from tfhf.strategy import StrategyError, check_built_in_scope, make_runtime
+runtime = make_runtime("cpu:2")
+import keras, tensorflow as tf
+from tfhf.optimizers import OptimizerConfig, make_optimizer
+from tfhf.train_steps import Trainer
+assert runtime.num_replicas == 2 and runtime.jit_compile is False
+
+outside = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+try:
+    check_built_in_scope(runtime, outside)
+except StrategyError as error:
+    assert "created outside strategy.scope()" in str(error), error
+else:
+    raise AssertionError("a model from outside the scope was taken")
+
+# The gradient of a batch with uneven weights: cpu:2 against one device, by tape. SGD of rate 1 shows it.
+random = np.random.default_rng(0)
+x, y = random.normal(size=(8, 3)).astype("float32"), random.normal(size=(8, 2)).astype("float32")
+weight = np.array([0, 5, 1, 0.5, 0, 0, 0.25, 1.25], "float32")  # its sum is the batch size
+kernel = random.normal(size=(3, 2)).astype("float32")
+
+def loss(targets, outputs):
+    return tf.reduce_sum((targets - outputs) ** 2, axis=-1)
+
+with runtime.scope():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, use_bias=False)])
+    trainer = Trainer(model, loss, seed=0, num_replicas=2, max_traces=1)
+    trainer.compile(optimizer=keras.optimizers.SGD(1.0), jit_compile=False)
+    trainer.optimizer.build(model.trainable_variables)
+model.layers[0].kernel.assign(kernel)
+dataset = tf.data.Dataset.from_tensors((x, y, weight))
+logged = []
+callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: logged.append(float(logs["loss"])))
+trainer.fit(dataset, epochs=1, shuffle=False, verbose=0, callbacks=[callback])
+got = kernel - model.layers[0].kernel.numpy()
+with tf.GradientTape() as tape:
+    variable = tf.Variable(kernel)
+    value = tf.reduce_sum(loss(y, x @ variable) * weight) / tf.reduce_sum(weight)
+np.testing.assert_allclose(got, tape.gradient(value, variable), rtol=1e-5)
+np.testing.assert_allclose(logged, [float(value)], rtol=1e-6)
+
+# Dropout: each replica draws its own mask, and the next step draws another.
+with runtime.scope():
+    model = keras.Sequential([keras.Input((64,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
+    trainer = Trainer(model, loss, seed=0, num_replicas=2, max_traces=1)
+    trainer.compile(optimizer=keras.optimizers.SGD(0.0))
+    trainer.optimizer.build(model.trainable_variables)
+
+@tf.function
+def masks():
+    def replica():
+        trainer._set_randomness()
+        mask = model.layers[0](tf.ones((1, 64)), training=True)
+        return mask
+    return runtime.strategy.run(replica)
+
+a, b = (part.numpy() for part in runtime.strategy.experimental_local_results(masks()))
+again, _ = (part.numpy() for part in runtime.strategy.experimental_local_results(masks()))
+trainer.optimizer.iterations.assign_add(1)
+later, _ = (part.numpy() for part in runtime.strategy.experimental_local_results(masks()))
+assert (a != b).any(), "both replicas drew the same mask"
+assert (a == again).all(), "the same step drew another mask"
+assert (a != later).any(), "the next step drew the same mask"
+print("ALL WELL")
+"""
+
+
+def test_two_replicas():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_FRESH_PROCESS], env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0 and "ALL WELL" in done.stdout, done.stderr[-3000:]
+
+
+TPU_IN_A_FRESH_PROCESS = """
+from tfhf.strategy import StrategyError, make_runtime
+try:
+    make_runtime("tpu:local")
+except StrategyError as error:
+    print("REFUSED", error)
+"""
+
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("TPU")), reason="this machine has a TPU")
+def test_no_tpu():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", TPU_IN_A_FRESH_PROCESS], env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert "REFUSED strategy 'tpu:local': no TPU 'local'" in done.stdout, done.stdout + done.stderr[-3000:]
