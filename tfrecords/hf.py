@@ -111,14 +111,14 @@ class HuggingFace(Dataset):
 
     def options(self, split):
         return {"sources": self._sources, "split": self._splits[split], "filters": self._filters, "seed": self._seed,
-                "probabilities": self._probabilities, "stopping": self._stopping, "max_examples": self._max_examples}
+                "probabilities": self._probabilities, "stopping": self._stopping, "max_examples": self._max_examples,
+                "streaming": self._streaming}   # the library interleaves a stream in another order
 
     def examples(self, split, start=0):
         import datasets
 
         parts = [self._open(source, self._splits[split]) for source in self._sources]
-        # Every source has the same columns by now, those that are nowhere left out.
-        if len(parts) > 1:
+        if len(parts) > 1:   # an id column counts only where every source has one
             shared = set.intersection(*(set(part.column_names) for part in parts))
             parts = [part.select_columns(sorted(shared)) for part in parts]
             joined = datasets.interleave_datasets(parts, probabilities=self._probabilities, seed=self._seed,
@@ -156,6 +156,7 @@ class HuggingFace(Dataset):
         if dataset.features is None:   # streamed files say what they hold only when read
             dataset = dataset._resolve_features()
         features = dataset.features
+        dataset = _undecoded(dataset)
         where = f"source {source['name']}, split {split}"
         for column, operator, wanted in self._filters:
             if column not in features:
@@ -167,14 +168,11 @@ class HuggingFace(Dataset):
             raise RecordError(f"{where}: one column is taken for two fields: {columns}; name them in --source")
         dataset = dataset.select_columns(list(columns.values()))
         dataset = dataset.rename_columns({column: field for field, column in columns.items() if column != field})
-        kind = dataset.features["audio"] if dataset.features is not None else features[columns["audio"]]
-        if isinstance(kind, datasets.Audio) or getattr(kind, "dtype", None) in ("string", "binary"):
-            # We decode: the library's own decoder would need torchcodec.
-            dataset = dataset.cast_column("audio", datasets.Audio(decode=False))
-        if "lang" in source:
-            language = source["lang"]
-            dataset = dataset.map(lambda row: {"language": language})
-        return dataset
+        if "language" not in columns:
+            known = datasets.Features({field: dataset.features[field] for field in columns})
+            known["language"] = datasets.Value("string")
+            dataset = dataset.map(_Constant("language", source.get("lang", "")), features=known)
+        return _as_structs(dataset)
 
     def _load_split(self, source, split):
         import datasets
@@ -200,6 +198,51 @@ class HuggingFace(Dataset):
             if isinstance(error, RecordError):
                 raise
             raise RecordError(f"{where}: cannot be opened: {error}") from error
+
+
+class _Constant:
+    """Adds a column that is the same in every row; a class, since `datasets` hashes what it maps by pickling it."""
+
+    def __init__(self, column, value):
+        self._row = {column: value}
+
+    def __call__(self, row):
+        return self._row
+
+
+def _struct():
+    import datasets
+
+    return {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+
+
+def _undecoded(dataset):
+    """Audio columns as plain {"bytes", "path"}: we decode; the library's Audio type would need torchcodec.
+
+    Before anything else is done with the dataset: a streamed one decodes as soon as rows are selected or filtered.
+    """
+    import datasets
+
+    for column, kind in dataset.features.items():
+        if isinstance(kind, datasets.Audio):
+            dataset = dataset.cast_column(column, datasets.Audio(decode=False)).cast_column(column, _struct())
+    return dataset
+
+
+def _as_structs(dataset):
+    """A column of paths or of bytes as {"bytes", "path"} too, so that sources that differ can be interleaved."""
+    import datasets
+
+    kind = dataset.features["audio"]
+    if getattr(kind, "dtype", None) not in ("string", "large_string", "binary", "large_binary"):
+        return dataset
+    field = "path" if kind.dtype.endswith("string") else "bytes"
+    features = datasets.Features({**dataset.features, "audio": _struct()})
+    return dataset.map(_as_struct, input_columns=["audio"], fn_kwargs={"field": field}, features=features)
+
+
+def _as_struct(value, field):
+    return {"audio": {"bytes": None, "path": None, field: value}}
 
 
 def _column(source, field, features, where):

@@ -92,7 +92,7 @@ class RecordWriter:
                 raise RecordError(f"{self.folder}: already holds complete records ({manifest['count']}). Expected an "
                                   "empty folder, or overwrite=True")
             self.complete = True
-        elif not overwrite and resume and JOURNAL in names:
+        elif not overwrite and resume and JOURNAL in names and any(name.endswith(".index") for name in names):
             try:
                 begun = json.loads(storage.read_bytes(storage.join(self.folder, JOURNAL)))
             except ValueError as error:
@@ -112,8 +112,13 @@ class RecordWriter:
             storage.write_bytes(storage.join(self.folder, JOURNAL), canonical(self._plan) + b"\n")
 
     def _refuse_other_plan(self, begun, what):
-        differing = [f"{key} {begun.get(key)!r} (now {value!r})" for key, value in self._plan.items()
-                     if begun.get(key) != value]
+        def flat(plan):
+            inner = plan.get("options") or {}
+            return {**{key: value for key, value in plan.items() if key != "options"}, **inner}
+
+        before, now = flat(begun), flat(self._plan)
+        differing = [f"{key} {before.get(key)!r} (now {now.get(key)!r})" for key in sorted({*before, *now})
+                     if before.get(key) != now.get(key)]
         if differing:
             raise RecordError(f"{self.folder}: {what} with other options: {'; '.join(differing)}. "
                               "Use the same options to finish it, another folder, or overwrite to start anew")
