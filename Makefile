@@ -1,0 +1,61 @@
+# Every target does all of its own set-up: it needs python3.10 or newer, make and a package registry, nothing else.
+#   make quickstart   the whole road with Whisper on real speech      make test     the quick suite (what CI runs)
+#   make nightly      the long proofs                                 make bench    side by side with the peers
+#   make setup        only the environment, .venv                     make clean    remove it, and the runs
+# TENSORFLOW=2.21.* tries another release; REFERENCE=no leaves torch and transformers out (their tests are skipped).
+
+PYTHON     ?= python3
+TENSORFLOW ?= 2.20.*
+REFERENCE  ?= yes
+PYTEST     ?=
+
+VENV := .venv
+BIN  := $(VENV)/bin
+PIP  := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# The environment belongs to one setup.py and one TensorFlow: a change of either installs again.
+KEY  := $(shell (cat setup.py; echo '$(TENSORFLOW)') | $(PYTHON) -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])')
+BASE := $(VENV)/.base-$(KEY)
+TEST := $(VENV)/.test-$(KEY)
+PEERS := $(VENV)/.reference-$(KEY)
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: setup setup-test test quickstart nightly bench clean
+.DELETE_ON_ERROR:
+
+setup: $(BASE)
+
+$(BASE):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "tfhf needs Python 3.10 or newer, this is " + sys.version)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing tfhf and TensorFlow $(TENSORFLOW) into $(VENV) (some minutes the first time) ..."
+	@$(PIP) --editable '.[tf]' 'tensorflow==$(TENSORFLOW)'
+	@rm -f $(VENV)/.base-* && touch $@
+
+$(TEST): $(BASE)
+	@$(PIP) --editable '.[tf,test]' 'tensorflow==$(TENSORFLOW)'
+	@rm -f $(VENV)/.test-* && touch $@
+
+# torch and transformers are what the tests compare with. Where they cannot be had the suite still passes, with skips.
+setup-test: $(TEST)
+	@if [ '$(REFERENCE)' = yes ] && [ ! -e $(PEERS) ]; then \
+	  echo "Installing torch and transformers, the references of the parity tests ..."; \
+	  if $(PIP) --editable '.[tf,test,reference]' 'tensorflow==$(TENSORFLOW)'; then \
+	    rm -f $(VENV)/.reference-* && touch $(PEERS); \
+	  else echo "NOTE: the references could not be installed (see above); the tests that need them are skipped."; fi; \
+	fi
+
+test: setup-test
+	@$(BIN)/python -m pytest tests -q -p no:cacheprovider --durations=15 $(PYTEST)
+
+nightly: setup-test
+	@TFHF_NIGHTLY=1 $(BIN)/python -m pytest tests -q -p no:cacheprovider --durations=30 $(PYTEST)
+
+quickstart: setup
+	@$(BIN)/python -m pipelines.quickstart
+
+bench: setup-test
+	@$(BIN)/python -m benchmarks.whisper
+
+clean:
+	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache

@@ -1,0 +1,57 @@
+"""Packaging of tfhf: the library, the recipes, the dataset writers and the `tfhf` command.
+
+TensorFlow is an extra, because `tensorflow` and `tensorflow-tpu` install the same files: whichever comes last
+overwrites the other. Install `.[tf]` on an ordinary machine and `.[tpu]` on a TPU VM, never both.
+"""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "tfhf" / "__init__.py").read_text("utf-8"), re.M).group(1)
+
+REQUIRES = [
+    # Keras 3.15 is the version whose trainer the runner was checked on; Python 3.10 can have 3.12 at most.
+    "keras>=3.15,<3.16; python_version >= '3.11'",
+    "keras>=3.12,<3.13; python_version < '3.11'",
+    "numpy>=1.26,<3",
+    "tokenizers>=0.21,<1",
+    "safetensors>=0.4.5,<1",
+    "soundfile>=0.12,<1",
+    "soxr>=0.5,<2",
+    "jiwer>=4.0,<5",
+    "google-cloud-storage>=2.19,<4",  # brings google-crc32c, the checksum of TFRecord framing
+]
+
+TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4"]
+# What the tests compare with; every such test is skipped, with the reason, where this is missing. On x86-64 Linux the
+# default index serves the CUDA build of torch, which is large and works all the same.
+REFERENCE = ["torch==2.13.0", "transformers>=4.57,<6", "ctranslate2>=4.5,<5", "datasets>=4,<6"]
+
+EXTRAS = {
+    "tf": ["tensorflow>=2.20,<2.22"],  # tensorboard comes with it
+    # tensorflow-tpu 2.20.0 asks for libtpu~=0.0.14; from 0.0.45 on, importing TensorFlow beside it aborts.
+    "tpu": ["tensorflow-tpu==2.20.0", "libtpu>=0.0.17,<0.0.44"],
+    "hf": ["datasets>=4,<6", "huggingface_hub>=0.34,<3"],
+    "text": ["tensorflow-text>=2.20,<2.22"],  # on a TPU VM install it with --no-deps: it depends on `tensorflow`
+    "io": ["tensorflow-io==0.37.1"],  # loads on TensorFlow 2.16 only; nothing here needs it
+    "preflight": ["jax==0.10.2", "jaxlib==0.10.2", "libtpu==0.0.51"],  # Python 3.11 or newer
+    "test": TEST,
+    "reference": REFERENCE,
+    "dev": TEST + REFERENCE,
+}
+
+setup(
+    name="tfhf",
+    version=VERSION,
+    description="From a raw dataset in a bucket to a served model, on Cloud TPU, with TensorFlow and Keras",
+    long_description=(ROOT / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.10",
+    packages=find_packages(include=["tfhf*", "pipelines*", "tfrecords*"]),
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["tfhf = pipelines.__main__:main"]},
+)

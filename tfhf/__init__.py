@@ -1,0 +1,31 @@
+"""tfhf: from raw data in a bucket to a served model, with TensorFlow and Keras, under Hugging Face's class names.
+
+The public classes are imported on first use (PEP 562), so that `import tfhf` costs nothing and pulls in no TensorFlow:
+
+    from tfhf import WhisperForConditionalGeneration, WhisperProcessor
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+# Public name -> the module that defines it. A new model adds its classes here.
+_EXPORTS = {
+    "WhisperConfig": "tfhf.models.whisper.config",
+    "WhisperForConditionalGeneration": "tfhf.models.whisper.model",
+    "WhisperProcessor": "tfhf.models.whisper.processor",
+}
+
+__all__ = ["__version__", *_EXPORTS]
+
+
+def __getattr__(name):
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'tfhf' has no attribute {name!r}; it exports {', '.join(sorted(_EXPORTS))}")
+    value = getattr(importlib.import_module(_EXPORTS[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted(__all__)
