@@ -72,9 +72,9 @@ class AudioFolder(Dataset):
         names = storage.list_names(self._folder)
         if not names:
             raise RecordError(f"{self._folder}: no such folder, or empty; expected sounds and their transcripts")
-        self._layout = layout or ("table" if transcripts else self._recognise(names))
-        self._listings = {}
         # Per folder: what lies in it. Asking for each file on its own would be a request each on gs://.
+        self._listings = {}
+        self._layout = layout or ("table" if transcripts else self._recognise(names))
         if self._layout == "librispeech":
             self._items = self._librispeech(names)
         elif self._layout == "commonvoice":

@@ -134,7 +134,8 @@ def test_one_bucket_gives_static_shapes_and_one_trace(records):
 
 
 def test_several_buckets_pad_no_further_than_needed(records):
-    for inputs, lengths, _ in training_batches(Task(200, 500, 1000), records, "train", batch_size=4, seed=0, num_steps=40):
+    task = Task(200, 500, 1000)
+    for inputs, lengths, _ in training_batches(task, records, "train", batch_size=4, seed=0, num_steps=40):
         width = inputs["audio"].shape[1]
         lower = {200: 0, 500: 200, 1000: 500}[width]
         assert all(lower < length <= width for length in lengths.numpy())
@@ -182,7 +183,8 @@ def test_evaluation_sees_each_example_once(records, buckets, batch_size):
 
 
 def test_too_long_records_are_named_or_counted(records, capsys):
-    with pytest.raises(RecordError, match=r"train-0000\d.tfrecord: record \d+, id 'id\d+': length \d+, expected at most 300"):
+    message = r"train-0000\d.tfrecord: record \d+, id 'id\d+': length \d+, expected at most 300"
+    with pytest.raises(RecordError, match=message):
         training_batches(Task(300), records, "train", batch_size=4, seed=0)
     dataset = evaluation_batches(Task(300), records, "train", batch_size=4, drop_longer=True)
     seen = sum(int(batch["real"].numpy().sum()) for batch in dataset)

@@ -217,6 +217,8 @@ def _decode_audio(data, encoding, promised):
         return tf.io.decode_raw(data, tf.int16, little_endian=True)
 
     def flac():
+        if tf.executing_eagerly():   # an eager numpy_function would strip zero bytes at the end of the data
+            return tf.constant(_unflac(data.numpy()))
         samples = tf.numpy_function(_unflac, [data], tf.int16, stateful=False)
         samples.set_shape([None])
         return samples
