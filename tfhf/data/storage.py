@@ -58,7 +58,8 @@ def _check_bucket(path, tf):
 
     def ask():
         try:
-            answer.append(tf.io.gfile.exists(bucket + "/"))
+            # The path itself, not the bucket: who may read objects need not be allowed to look at the bucket.
+            answer.append(tf.io.gfile.exists(str(path)))
         except tf.errors.OpError as error:
             answer.append(error)
 
@@ -69,8 +70,8 @@ def _check_bucket(path, tf):
         raise StorageError(f"{bucket}: no answer within {ACCESS_TIMEOUT_S:.0f} s. Expected a bucket that this machine "
                            "can reach: is the network up, and is the name right?")
     if isinstance(answer[0], tf.errors.OpError):
-        raise StorageError(f"{bucket}: {type(answer[0]).__name__}: {answer[0].message}. Expected credentials that may "
-                           "use this bucket") from answer[0]
+        raise StorageError(f"{bucket}: {type(answer[0]).__name__}: {answer[0].message}. Expected a bucket that "
+                           "can be reached, and credentials that may use it") from answer[0]
     _checked_buckets.add(bucket)
 
 
