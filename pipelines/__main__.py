@@ -98,8 +98,10 @@ def export(arguments) -> None:
     module = load_task(arguments.task)
     config = recipe_of(module, arguments)
     task = module.TASK(config.task)
-    model = task.build_model() if arguments.checkpoint == "initial" else run.load_trained(
-        task, config.output, arguments.checkpoint
+    model = (
+        task.build_model()
+        if arguments.checkpoint == "initial"
+        else run.load_trained(task, config.output, arguments.checkpoint)
     )
     print(exporter.export(task, model, arguments.export_dir or os.path.join(config.output, "export")))
 
@@ -150,7 +152,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     # A file may have = in its name; then it is there.
     files = [word for word in rest if not _OVERRIDE.match(word) or os.path.exists(word)]
     if unknown or (files and arguments.command != "predict"):
-        top.error(f"unrecognised: {' '.join(unknown or files)}; expected key=value or the options of `{arguments.command} --help`")
+        top.error(
+            f"unrecognised: {' '.join(unknown or files)}; expected key=value, or an option of "
+            f"`{arguments.command} --help`"
+        )
     if arguments.command == "predict" and not files:
         top.error("predict: expected at least one FILE")
     arguments.files, arguments.overrides = files, [word for word in rest if word not in files]

@@ -3,8 +3,8 @@
     from tests import harness
     def test_checks(tmp_path): harness.check_task(MyTask, examples, tmp_path)
 
-`examples` are dicts as `record_type.encode` takes them, at least 16. `Task.tiny()` must be without randomness in training
-(no dropout), since replicas rightly draw different masks. Every check is a function of its own as well; each raises
+`examples` are dicts as `record_type.encode` takes them, at least 16. `Task.tiny()` must be without randomness in
+training (no dropout), since replicas rightly draw different masks. Every check is a function of its own as well; each raises
 AssertionError. What needs a fresh process (virtual devices, the JAX backend) starts this file as a script:
 
     python tests/harness.py replicas|outputs MODULE:CLASS FOLDER
@@ -73,7 +73,9 @@ def check_shapes(task_class, examples):
 
     specs = tf.data.Dataset.from_tensors("").map(prepare).element_spec
     for spec in tf.nest.flatten(specs):
-        assert spec.shape.is_fully_defined(), f"preprocess gives {specs}, expected static shapes with a Python int bucket"
+        assert spec.shape.is_fully_defined(), (
+            f"preprocess gives {specs}, expected static shapes with a Python int bucket"
+        )
     assert specs[2].shape == (), f"weight has shape {specs[2].shape}, expected a scalar"
     inputs, targets, weight = batch_of(task, examples)
     outputs = task.build_model()(inputs, training=False)
@@ -250,15 +252,24 @@ def _replicas(task_class, folder):
     task, found = task_class.tiny(), {}
     for strategy in ("none", many):
         config = RunConfig(
-            output=str(folder / strategy), data=DataConfig(str(folder / "records")), task=task.config, strategy=strategy,
-            batch_size=options["replicas"], eval_batch_size=options["replicas"], steps=options["steps"], checkpoint_every=0,
+            output=str(folder / strategy),
+            data=DataConfig(str(folder / "records")),
+            task=task.config,
+            strategy=strategy,
+            batch_size=options["replicas"],
+            eval_batch_size=options["replicas"],
+            steps=options["steps"],
+            checkpoint_every=0,
             # epsilon: Adam divides rounding noise by itself where a gradient is zero but for rounding.
-            optimizer=OptimizerConfig(learning_rate=1e-3, schedule="constant", warmup_steps=5, weight_decay=0.01, epsilon=1e-6),
+            optimizer=OptimizerConfig(
+                learning_rate=1e-3, schedule="constant", warmup_steps=5, weight_decay=0.01, epsilon=1e-6
+            ),
         )
         history = train(_with_tiny(task_class), config)
         model = load_trained(task, config.output)
         found[strategy] = {
-            "loss": history["loss"], "weights": [v.numpy() for v in model.trainable_variables],
+            "loss": history["loss"],
+            "weights": [v.numpy() for v in model.trainable_variables],
             "paths": [v.path for v in model.trainable_variables],
         }
     return found
@@ -283,7 +294,9 @@ def _outputs(task_class, folder):
     assert len(model.weights) == len(payload["weights"]), (len(model.weights), len(payload["weights"]))
     for variable, value in zip(model.weights, payload["weights"]):
         variable.assign(value)
-    outputs = model({key: keras.ops.convert_to_tensor(value) for key, value in payload["inputs"].items()}, training=False)
+    outputs = model(
+        {key: keras.ops.convert_to_tensor(value) for key, value in payload["inputs"].items()}, training=False
+    )
     return {"backend": keras.backend.backend(), "outputs": _arrays(outputs)}
 
 

@@ -12,7 +12,12 @@ from tfhf.checkpoints import CheckpointError, latest_checkpoint, list_checkpoint
 
 
 def make_model(width=4, extra=False):
-    layers = [keras.Input((3,)), keras.layers.Dense(width), keras.layers.Dropout(0.5), keras.layers.BatchNormalization()]
+    layers = [
+        keras.Input((3,)),
+        keras.layers.Dense(width),
+        keras.layers.Dropout(0.5),
+        keras.layers.BatchNormalization(),
+    ]
     model = keras.Sequential(layers + ([keras.layers.Dense(2)] if extra else []))
     optimizer = keras.optimizers.AdamW()
     optimizer.build(model.trainable_variables)

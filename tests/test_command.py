@@ -34,7 +34,9 @@ def test_the_road(toy, capsys):
     assert command.main(["evaluate", "toy", "--output", str(toy / "other"), "--split", "train"]) == 0
     assert json.loads(capsys.readouterr().out)["examples"] == 50
     np.savetxt(toy / "a=b.txt", np.ones(5))
-    assert command.main(["predict", "toy", str(toy / "a=b.txt"), "--output", str(toy / "other"), "eval_batch_size=4"]) == 0
+    assert (
+        command.main(["predict", "toy", str(toy / "a=b.txt"), "--output", str(toy / "other"), "eval_batch_size=4"]) == 0
+    )
     assert capsys.readouterr().out == f"{toy / 'a=b.txt'}\t2\n"
 
 

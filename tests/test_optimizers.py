@@ -21,7 +21,10 @@ def test_schedules():
     for options, after in (
         ({"schedule": "constant"}, np.full(90, 2.0)),
         ({"schedule": "linear"}, 2.0 * (100 - steps) / 90),
-        ({"schedule": "cosine", "final_fraction": 0.1}, 2.0 * (0.1 + 0.9 * (1 + np.cos(math.pi * (steps - 10) / 90)) / 2)),
+        (
+            {"schedule": "cosine", "final_fraction": 0.1},
+            2.0 * (0.1 + 0.9 * (1 + np.cos(math.pi * (steps - 10) / 90)) / 2),
+        ),
         ({"schedule": "inverse_sqrt"}, 2.0 * np.sqrt(10 / (steps + 1))),
     ):
         got = rates(warmup_steps=10, **options)
@@ -62,7 +65,9 @@ def test_decay_leaves_out_biases_norms_and_embeddings_on_request():
     assert {v.path for v in variables_without_decay(model, False)} == norms | {"head/bias", "table/embeddings"}
     # With gradients of zero, decay is all that moves a weight: by exactly 1 - learning_rate * weight_decay.
     for decay_embeddings in (True, False):
-        config = OptimizerConfig(learning_rate=0.5, schedule="constant", weight_decay=0.2, decay_embeddings=decay_embeddings)
+        config = OptimizerConfig(
+            learning_rate=0.5, schedule="constant", weight_decay=0.2, decay_embeddings=decay_embeddings
+        )
         optimizer = make_optimizer(config, model, 10)
         for variable in model.trainable_variables:
             variable.assign(np.ones(variable.shape))
@@ -104,13 +109,20 @@ def test_freeze_by_pattern():
     assert set(frozen) == {"table/embeddings"} | {
         f"batch_norm/{name}" for name in ("gamma", "beta", "moving_mean", "moving_variance")
     }
-    assert {v.path for v in model.trainable_variables} == {"layer_norm/gamma", "layer_norm/beta", "head/kernel", "head/bias"}
+    assert {v.path for v in model.trainable_variables} == {
+        "layer_norm/gamma",
+        "layer_norm/beta",
+        "head/kernel",
+        "head/bias",
+    }
     before = model.get_layer("batch_norm").moving_mean.numpy()
     model(np.ones((2, 3), "int32"), training=True)
     np.testing.assert_array_equal(model.get_layer("batch_norm").moving_mean.numpy(), before)
 
 
-@pytest.mark.parametrize("pattern, words", [("encoder", "matches none of 9 variables"), ("(", "not a regular expression")])
+@pytest.mark.parametrize(
+    "pattern, words", [("encoder", "matches none of 9 variables"), ("(", "not a regular expression")]
+)
 def test_bad_freeze_patterns(pattern, words):
     with pytest.raises(ConfigError, match=words):
         freeze(make_model(), ["head", pattern])

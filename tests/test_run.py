@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -35,7 +36,9 @@ def config_for(records, output, **changes):
 
 def start(code, *arguments, **popen):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], env=environment, cwd=ROOT, text=True, **popen)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], env=environment, cwd=ROOT, text=True, **popen
+    )
 
 
 def history_of(folder):
@@ -110,8 +113,15 @@ print("RESULT" + json.dumps(found))
 
 def test_replicas_agree_with_one_device(records, tmp_path):
     # One process for all: the virtual devices must be there before TensorFlow is first used, so cpu:8 goes first.
-    specs = ["cpu:8/ToyTask/0", "cpu:2/ToyTask/0", "none/ToyTask/0", "cpu:2/BucketedToyTask/0", "none/BucketedToyTask/0",
-             "cpu:2/ToyTask/0.5", "none/ToyTask/0.5"]
+    specs = [
+        "cpu:8/ToyTask/0",
+        "cpu:2/ToyTask/0",
+        "none/ToyTask/0",
+        "cpu:2/BucketedToyTask/0",
+        "none/BucketedToyTask/0",
+        "cpu:2/ToyTask/0.5",
+        "none/ToyTask/0.5",
+    ]
     process = start(REPLICAS, records, tmp_path, *specs, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors[-3000:]
@@ -196,6 +206,34 @@ def test_resume_refuses_another_config_but_allows_more_steps(records, tmp_path):
     run.train(toy_task.ToyTask, linear)
     with pytest.raises(ConfigError, match="optimizer.decay_steps: 4 -> 8"):
         run.train(toy_task.ToyTask, linear.override(["steps=8"]))
+
+
+def test_several_steps_per_execution(records, tmp_path):
+    common = {
+        "task": toy_task.ToyConfig(dropout=0.3),
+        "steps": 12,
+        "log_every": 4,
+        "checkpoint_every": 4,
+        "evaluate_every": 0,
+    }
+    single = run.train(toy_task.ToyTask, config_for(records, tmp_path / "one", **common))
+    many = run.train(toy_task.ToyTask, config_for(records, tmp_path / "four", steps_per_execution=4, **common))
+    assert many["step"] == [4, 8, 12] and many["compiles"] == 1
+    np.testing.assert_allclose(many["loss"], single["loss"][3::4], rtol=1e-5)
+
+
+def test_mixed_bfloat16(records, tmp_path):
+    before = keras.config.dtype_policy()
+    try:
+        common = {"steps": 20, "evaluate_every": 0, "checkpoint_every": 0}
+        exact = run.train(toy_task.ToyTask, config_for(records, tmp_path / "f32", **common))
+        lower = run.train(
+            toy_task.ToyTask, config_for(records, tmp_path / "bf16", precision="mixed_bfloat16", **common)
+        )
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert lower["loss"] != exact["loss"]
+    np.testing.assert_allclose(lower["loss"], exact["loss"], rtol=0.2, atol=0.05)
 
 
 def test_dropout_repeats_by_seed(records, tmp_path):

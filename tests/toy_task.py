@@ -134,8 +134,15 @@ def write_records(folder):
 
 def run_config(folder, **changes):
     values = {
-        "output": str(folder / "run"), "data": DataConfig(str(folder / "records")), "task": ToyConfig(), "batch_size": 8,
-        "eval_batch_size": 8, "steps": 12, "log_every": 4, "checkpoint_every": 5, "evaluate_every": 6,
+        "output": str(folder / "run"),
+        "data": DataConfig(str(folder / "records")),
+        "task": ToyConfig(),
+        "batch_size": 8,
+        "eval_batch_size": 8,
+        "steps": 12,
+        "log_every": 4,
+        "checkpoint_every": 5,
+        "evaluate_every": 6,
     }
     config = RunConfig(**{**values, **changes})
     return config.override(["optimizer.learning_rate=0.02", "optimizer.warmup_steps=2", "optimizer.weight_decay=0.01"])

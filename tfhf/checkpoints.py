@@ -216,7 +216,9 @@ def _publish(staging: str, folder: str, names: list[str], remote: bool) -> None:
         source, target = os.path.join(staging, name), _join(folder, name)
         tf.io.gfile.copy(source, target, overwrite=True)
         if tf.io.gfile.stat(target).length != os.path.getsize(source):
-            raise CheckpointError(f"{target}: {tf.io.gfile.stat(target).length} bytes, expected {os.path.getsize(source)}")
+            raise CheckpointError(
+                f"{target}: {tf.io.gfile.stat(target).length} bytes, expected {os.path.getsize(source)}"
+            )
 
 
 def _sync(path: str) -> None:

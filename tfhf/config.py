@@ -70,7 +70,9 @@ class Config:
         for assignment in assignments:
             path, separator, text = assignment.partition("=")
             if not separator or not path.strip():
-                raise ConfigError(f"override {assignment!r}: expected the form key=value, for example optimizer.beta_1=0.9")
+                raise ConfigError(
+                    f"override {assignment!r}: expected the form key=value, for example optimizer.beta_1=0.9"
+                )
             config = config._assign(path.strip().split("."), text, "")
         return config
 
@@ -239,7 +241,16 @@ def _parse(text: str, annotation: Any, path: str) -> Any:
             raise ConfigError(f"{path}: got {len(parts)} values in {text!r}, expected {len(elements)}")
         return tuple(_parse(part, element, path) for part, element in zip(parts, elements))
     if annotation is bool:
-        words = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+        words = {
+            "true": True,
+            "1": True,
+            "yes": True,
+            "on": True,
+            "false": False,
+            "0": False,
+            "no": False,
+            "off": False,
+        }
         if text.lower() not in words:
             raise ConfigError(f"{path}: got {text!r}, expected true or false")
         return words[text.lower()]

@@ -179,8 +179,8 @@ def variables_without_decay(model, decay_embeddings: bool = True) -> list:
 def freeze(model, patterns: Sequence[str]) -> list[str]:
     """Set every variable whose path matches one of the regular expressions to not trainable; returns their paths.
 
-    A pattern is searched for in `variable.path`, for example "encoder/" or "embed_positions". A batch normalisation all of
-    whose weights match is frozen as a layer, so that it keeps its statistics.
+    A pattern is searched for in `variable.path`, for example "encoder/" or "embed_positions". A batch normalisation
+    all of whose weights match is frozen as a layer, so that it keeps its statistics.
 
     Raises:
         ConfigError: a pattern that is no regular expression, or that matches no variable.

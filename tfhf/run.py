@@ -8,7 +8,6 @@ uninterrupted run would have had.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import platform
@@ -22,87 +21,29 @@ import numpy as np
 import tensorflow as tf
 
 from tfhf import checkpoints
-from tfhf.config import Config, ConfigError, changed_keys
+from tfhf.config import ConfigError
 from tfhf.data import storage
 from tfhf.data.pipeline import evaluation_batches, padding_stats, training_batches
 from tfhf.data.records import read_manifest
 from tfhf.data.schema import RecordError
-from tfhf.optimizers import OptimizerConfig, freeze, make_optimizer
+from tfhf.optimizers import freeze, make_optimizer
 from tfhf.progress import History, InputClock, ProgressLine, StepCallback
-from tfhf.strategy import Runtime, check_built_in_scope, make_runtime, set_precision, strategy_kind
+from tfhf.run_config import DataConfig, RunConfig, check_same_run
+from tfhf.strategy import Runtime, check_built_in_scope, make_runtime, set_precision
 from tfhf.task import Task, TaskError
 from tfhf.train_steps import Trainer
 
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig(Config):
-    """Where the records lie: PATH/SPLIT.
-
-    Attributes:
-        drop_longer: leave out records longer than the task's largest bucket, with a printed count; otherwise an error.
-    """
-
-    path: str
-    train_split: str = "train"
-    eval_split: str = "validation"
-    drop_longer: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class RunConfig(Config):
-    """A whole run; `task` holds the task's own config.
-
-    Attributes:
-        output: the run's folder, local or gs://.
-        strategy: "none", "cpu:N" (virtual replicas), "gpu" or "tpu[:name]".
-        precision: "float32" or "mixed_bfloat16".
-        batch_size, eval_batch_size: examples over all replicas.
-        steps: optimizer updates in the whole run.
-        log_every, checkpoint_every, evaluate_every: in steps. A run always logs and saves at its end; 0 means at no
-            other time.
-        keep_checkpoints: how many of the newest to leave; 0: all.
-        steps_per_execution: steps that one call of the device runs; more than 1 is for TPUs.
-        freeze: regular expressions over variable paths; what matches is not trained.
-    """
-
-    output: str
-    data: DataConfig
-    task: Config
-    optimizer: OptimizerConfig = OptimizerConfig()
-    strategy: str = "none"
-    precision: str = "float32"
-    batch_size: int = 8
-    eval_batch_size: int = 8
-    steps: int = 1000
-    seed: int = 0
-    log_every: int = 10
-    checkpoint_every: int = 500
-    evaluate_every: int = 0
-    keep_checkpoints: int = 3
-    steps_per_execution: int = 1
-    freeze: tuple[str, ...] = ()
-
-    def __post_init__(self):
-        for name in ("batch_size", "eval_batch_size", "steps", "steps_per_execution"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: got {getattr(self, name)}, expected 1 or more")
-        for name in ("seed", "log_every", "checkpoint_every", "evaluate_every", "keep_checkpoints"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name}: got {getattr(self, name)}, expected 0 or more")
-        for name in ("steps", "log_every", "checkpoint_every", "evaluate_every"):
-            if getattr(self, name) % self.steps_per_execution:
-                raise ConfigError(
-                    f"{name}: got {getattr(self, name)}, expected a multiple of "
-                    f"steps_per_execution={self.steps_per_execution}"
-                )
-
-
-# What a resumed run may change: nothing here touches a weight. The strategy is compared by kind (a TPU's name may change),
-# the steps through the schedule they stretch.
-FREE_ON_RESUME = (
-    "output", "strategy", "steps", "log_every", "checkpoint_every", "evaluate_every", "keep_checkpoints",
-    "eval_batch_size", "steps_per_execution",
-)
+__all__ = [
+    "DataConfig",
+    "LossEvaluator",
+    "RunConfig",
+    "build_model",
+    "evaluate",
+    "load_trained",
+    "make_trainer",
+    "predict",
+    "train",
+]
 
 
 def train(task_class: type[Task], config: RunConfig) -> dict:
@@ -134,12 +75,14 @@ def _train(task: Task, config: RunConfig, runtime: Runtime) -> dict:
     newest = checkpoints.latest_checkpoint(config.output)
     done = newest[0] if newest else 0
     if newest:
-        _check_same_run(task, config)
+        check_same_run(config)
     if done > config.steps:
         raise ConfigError(f"steps: got {config.steps}, but {config.output} has a checkpoint of step {done}")
     if done % config.steps_per_execution:
-        raise ConfigError(f"steps_per_execution: got {config.steps_per_execution}, which does not divide the step {done} of "
-                          "the checkpoint to go on from")
+        raise ConfigError(
+            f"steps_per_execution: got {config.steps_per_execution}, which does not divide the step {done} of "
+            "the checkpoint to go on from"
+        )
     trainer = make_trainer(task, config, runtime)
     if newest:
         checkpoints.load_checkpoint(newest[1], trainer.model, trainer.optimizer)
@@ -153,16 +96,28 @@ def _train(task: Task, config: RunConfig, runtime: Runtime) -> dict:
     eval_steps, eval_losses = history.values("eval_loss")
     newest = checkpoints.latest_checkpoint(config.output)
     return {
-        "step": steps, "loss": losses, "eval_step": eval_steps, "eval_loss": eval_losses, "checkpoint": newest[1],
-        "start_step": done, "compiles": trainer.trace_count, "replicas": runtime.num_replicas,
+        "step": steps,
+        "loss": losses,
+        "eval_step": eval_steps,
+        "eval_loss": eval_losses,
+        "checkpoint": newest[1],
+        "start_step": done,
+        "compiles": trainer.trace_count,
+        "replicas": runtime.num_replicas,
         "parameters": trainer.model.count_params(),
     }
 
 
 def _fit(task, config, runtime, trainer, history, done, padding) -> None:
     dataset = training_batches(
-        task, config.data.path, config.data.train_split, batch_size=config.batch_size, seed=config.seed,
-        start_step=done, num_steps=config.steps - done, drop_longer=config.data.drop_longer,
+        task,
+        config.data.path,
+        config.data.train_split,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start_step=done,
+        num_steps=config.steps - done,
+        drop_longer=config.data.drop_longer,
     )
     _check_static(task, dataset.element_spec)
     clock = InputClock()
@@ -171,10 +126,17 @@ def _fit(task, config, runtime, trainer, history, done, padding) -> None:
         evaluator = LossEvaluator(task, trainer, runtime, config)
     writer = tf.summary.create_file_writer(storage.join(config.output, "tensorboard"))
     callback = StepCallback(
-        trainer=trainer, history=history, clock=clock, writer=writer,
+        trainer=trainer,
+        history=history,
+        clock=clock,
+        writer=writer,
         line=ProgressLine(config.steps, config.batch_size, padding),
-        start_step=done, total_steps=config.steps, log_every=config.log_every,
-        evaluate_every=config.evaluate_every, checkpoint_every=config.checkpoint_every, evaluate=evaluator,
+        start_step=done,
+        total_steps=config.steps,
+        log_every=config.log_every,
+        evaluate_every=config.evaluate_every,
+        checkpoint_every=config.checkpoint_every,
+        evaluate=evaluator,
         save=lambda step: checkpoints.save_checkpoint(
             config.output, step, trainer.model, trainer.optimizer, keep=config.keep_checkpoints
         ),
@@ -209,7 +171,9 @@ def build_model(task: Task, runtime: Runtime):
     with runtime.scope():
         model = task.build_model()
     if not model.built or not model.variables:
-        raise TaskError(f"task {task.name}: build_model() returned a model without variables; build it, for example by calling it")
+        raise TaskError(
+            f"task {task.name}: build_model() returned a model without variables; build it, for example by calling it"
+        )
     check_built_in_scope(runtime, model)
     return model
 
@@ -257,7 +221,9 @@ def load_trained(task: Task, run_folder: str, checkpoint: str | int = "last"):
     return model
 
 
-def evaluate(task_class: type[Task], config: RunConfig, split: str | None = None, checkpoint: str | int = "last") -> dict:
+def evaluate(
+    task_class: type[Task], config: RunConfig, split: str | None = None, checkpoint: str | int = "last"
+) -> dict:
     """Decode every example of a split once and score it; writes metrics.json and predictions.jsonl.
 
     Both go to OUTPUT/evaluation/SPLIT-step-N/ (SPLIT-initial/ for the untrained model).
@@ -298,9 +264,14 @@ def evaluate(task_class: type[Task], config: RunConfig, split: str | None = None
             _show_count("evaluated", len(predictions), manifest["count"], begin)
     results = {**_merge([metric.result() for metric in metrics]), "examples": len(predictions)}
     report = {
-        "metrics": results, "task": task.name, "split": split, "checkpoint_step": step,
+        "metrics": results,
+        "task": task.name,
+        "split": split,
+        "checkpoint_step": step,
         "data": {"path": config.data.path, "fingerprint": manifest["fingerprint"], "count": manifest["count"]},
-        "seconds": round(time.perf_counter() - begin, 3), "command": sys.argv, "versions": _versions(),
+        "seconds": round(time.perf_counter() - begin, 3),
+        "command": sys.argv,
+        "versions": _versions(),
         "config": config.to_dict(),
     }
     storage.make_folder(folder)
@@ -345,27 +316,6 @@ def _start(config: RunConfig) -> Runtime:
     return runtime
 
 
-def _check_same_run(task: Task, config: RunConfig) -> None:
-    path = storage.join(config.output, "config.json")
-    if not storage.exists(path):
-        raise ConfigError(f"{path}: missing, but the folder holds checkpoints; expected the config that they were made with")
-    old = RunConfig.load(path, task=type(task).Config)
-    changed = changed_keys(_comparable(old), _comparable(config))
-    if changed:
-        raise ConfigError(
-            f"{config.output} was begun with another config: {'; '.join(changed)}. Use the same, or another output. "
-            "(optimizer.decay_steps is the run's steps where it is none)"
-        )
-
-
-def _comparable(config: RunConfig) -> dict:
-    values = {key: value for key, value in config.to_dict().items() if key not in FREE_ON_RESUME}
-    values["strategy"] = strategy_kind(config.strategy)
-    decay_steps = config.steps if config.optimizer.decay_steps is None else config.optimizer.decay_steps
-    values["optimizer"]["decay_steps"] = decay_steps if config.optimizer.uses_decay_steps else None
-    return values
-
-
 def _check_static(task: Task, spec: Any) -> None:
     if len(task.buckets) != 1:
         return
@@ -373,8 +323,8 @@ def _check_static(task: Task, spec: Any) -> None:
         if not leaf.shape.is_fully_defined():
             name = "/".join(str(part) for part in (("inputs", "targets", "weight")[path[0]], *path[1:]))
             raise TaskError(
-                f"task {task.name}: preprocess() gave {name} the shape {leaf.shape}; expected a static one, padded to the "
-                "bucket"
+                f"task {task.name}: preprocess() gave {name} the shape {leaf.shape}; expected a static one, padded to "
+                "the bucket"
             )
 
 
@@ -411,7 +361,9 @@ def _data_errors() -> Iterator[None]:
 
 def _check_count(task: Task, answers: list, count: int) -> None:
     if len(answers) != count:
-        raise TaskError(f"task {task.name}: decode() returned {len(answers)} predictions, expected {count}, one per example")
+        raise TaskError(
+            f"task {task.name}: decode() returned {len(answers)} predictions, expected {count}, one per example"
+        )
 
 
 def _merge(results: list[dict]) -> dict:
@@ -436,13 +388,21 @@ def _show_count(verb: str, count: int, total: int, begin_s: float) -> None:
     line = f"{verb} {count}/{total} | {count / max(time.perf_counter() - begin_s, 1e-9):.1f} examples/s"
     terminal = sys.stderr.isatty()
     if terminal or count == total:
-        print(f"\r\033[K{line}" if terminal else line, end="" if terminal and count < total else "\n", file=sys.stderr, flush=True)
+        print(
+            f"\r\033[K{line}" if terminal else line,
+            end="" if terminal and count < total else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _versions() -> dict:
     import tfhf  # here, since tfhf's own __init__ may import this module
 
     return {
-        "tfhf": getattr(tfhf, "__version__", "unknown"), "tensorflow": tf.__version__, "keras": keras.__version__,
-        "numpy": np.__version__, "python": platform.python_version(),
+        "tfhf": getattr(tfhf, "__version__", "unknown"),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
     }

@@ -51,8 +51,8 @@ def strategy_kind(spec: str) -> str:
 def make_runtime(spec: str) -> Runtime:
     """Set up "none", "cpu:N", "gpu" or "tpu[:name]".
 
-    "cpu:N" splits the CPU into N virtual devices, which must happen before TensorFlow is first used. "tpu" is the TPU of
-    the environment variable TPU_NAME, or else the one this machine is attached to ("local").
+    "cpu:N" splits the CPU into N virtual devices, which must happen before TensorFlow is first used. "tpu" is the TPU
+    of the environment variable TPU_NAME, or else the one this machine is attached to ("local").
 
     Raises:
         StrategyError: an unknown word, or devices that are not there.
@@ -119,7 +119,9 @@ def _virtual_cpus(count: int, spec: str) -> list[str]:
             ) from error
     devices = tf.config.list_logical_devices("CPU")
     if len(devices) < count:
-        raise StrategyError(f"strategy {spec!r}: got {len(devices)} CPU device(s), expected {count}; use a fresh process")
+        raise StrategyError(
+            f"strategy {spec!r}: got {len(devices)} CPU device(s), expected {count}; use a fresh process"
+        )
     return [f"CPU:{i}" for i in range(count)]
 
 

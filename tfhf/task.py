@@ -47,8 +47,9 @@ class Task:
     def preprocess(self, example: dict, bucket: Any, training: bool) -> tuple:
         """One decoded record -> (inputs dict, targets tensor or dict, weight float32 scalar), padded to static shapes.
 
-        `bucket` is a Python int where the task has one bucket, otherwise a scalar int32 tensor. `weight` is how much the
-        example counts in the loss, for example its number of target tokens.
+        `bucket` is a Python int where the task has one bucket, otherwise a scalar int32 tensor. `weight` is how much
+        the example counts in the loss, for example its number of target tokens. The example also holds "seed", int32
+        [2], its own in this step: draw augmentations from it, with `tf.random.stateless_...` only.
         """
         raise NotImplementedError(f"task {self.name}: preprocess() is not defined")
 

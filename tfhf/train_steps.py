@@ -54,7 +54,7 @@ class Trainer(keras.Model):
         return len(self._traced_graphs)
 
     def train_step(self, data):
-        """One update on (inputs, targets, sample_weight); returns the loss of the global batch and the gradient's norm."""
+        """One update on (inputs, targets, sample_weight); returns {"loss": that of the global batch}."""
         inputs, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self._count_trace(inputs)
         self._set_randomness()
