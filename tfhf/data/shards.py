@@ -35,14 +35,17 @@ def masked_crc32c(data):
 
 
 def shard_name(split, number):
+    """(split, shard number) -> SPLIT-00000.tfrecord"""
     return f"{split}-{number:05d}.tfrecord"
 
 
 def index_name(name):
+    """A shard's file name -> its index's."""
     return name[: -len(".tfrecord")] + ".index"
 
 
 def canonical(value):
+    """A JSON value -> the bytes that checksums are taken over: sorted keys, no spaces, UTF-8."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 
@@ -73,6 +76,7 @@ class Index:
 
 
 def file_crc32c(path):
+    """crc32c of a whole file, which need not fit into memory."""
     crc = 0
     total = storage.size(path)
     for start in range(0, total, 1 << 24):
@@ -105,6 +109,7 @@ def read_manifest(folder):
 
 
 def check_schema(manifest, record_type, where):
+    """RecordError, naming `where`, unless the manifest is of this record type, version and fields."""
     got, expected = manifest["schema"], record_type.describe()
     if got["name"] != expected["name"]:
         raise RecordError(f"{where}: records of type {got['name']!r}, expected {expected['name']!r}")
@@ -116,6 +121,7 @@ def check_schema(manifest, record_type, where):
 
 
 def histogram(lengths):
+    """int [n] -> {"edges": [bins + 1], "counts": [bins]}, evenly spaced from the least to the greatest."""
     counts, edges = np.histogram(lengths, bins=_HISTOGRAM_BINS)
     return {"edges": [float(edge) for edge in edges], "counts": [int(count) for count in counts]}
 

@@ -18,10 +18,12 @@ class StorageError(OSError):
 
 
 def is_remote(path):
+    """Is this a URL such as gs://…, and not a path of the operating system?"""
     return "://" in str(path)
 
 
 def join(folder, *names):
+    """Folder and names -> path, with the folder's own kind of separator."""
     folder = os.fspath(folder)
     if is_remote(folder):
         return "/".join([folder.rstrip("/"), *names])
@@ -76,6 +78,7 @@ def _check_bucket(path, tf):
 
 
 def exists(path):
+    """Is there a file or folder of this name?"""
     if not is_remote(path):
         return os.path.exists(path)
     with _gfile(path) as gfile:
@@ -99,6 +102,7 @@ def list_names(folder):
 
 
 def make_folder(folder):
+    """Makes a folder and those above it; one that exists is left as it is."""
     if not is_remote(folder):
         os.makedirs(folder, exist_ok=True)
         return
@@ -107,6 +111,7 @@ def make_folder(folder):
 
 
 def remove(path):
+    """Removes one file; FileNotFoundError when there is none."""
     if not is_remote(path):
         os.unlink(path)
         return
@@ -115,6 +120,7 @@ def remove(path):
 
 
 def read_bytes(path):
+    """A whole file; FileNotFoundError when there is none."""
     if not is_remote(path):
         with open(path, "rb") as file:
             return file.read()
