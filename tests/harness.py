@@ -4,8 +4,8 @@
     def test_checks(tmp_path): harness.check_task(MyTask, examples, tmp_path)
 
 `examples` are dicts as `record_type.encode` takes them, at least 16. `Task.tiny()` must be without randomness in
-training (no dropout), since replicas rightly draw different masks. Every check is a function of its own as well; each raises
-AssertionError. What needs a fresh process (virtual devices, the JAX backend) starts this file as a script:
+training (no dropout), since replicas rightly draw different masks. Every check is a function of its own as well; each
+raises AssertionError. What needs a fresh process (virtual devices, the JAX backend) starts this file as a script:
 
     python tests/harness.py replicas|outputs MODULE:CLASS FOLDER
 """

@@ -233,8 +233,8 @@ def evaluate(
         checkpoint: "last", a step, or "initial" for the model as `build_model` gives it.
 
     Returns:
-        The metrics' results in one dict, plus "examples". A key that two metrics share stays the first one's; the other
-        is prefixed with its metric's own first key ("cer_substitutions").
+        The metrics' results in one dict, plus "examples". A key that two metrics share stays the first one's; the
+        other gets its metric's `name`, or else that metric's first key, in front ("cer_substitutions").
     """
     runtime = _start(config)
     task, split = task_class(config.task), split or config.data.eval_split
@@ -262,7 +262,7 @@ def evaluate(
                     {"id": identity.decode("utf-8"), "reference": _json(reference), "prediction": _json(prediction)}
                 )
             _show_count("evaluated", len(predictions), manifest["count"], begin)
-    results = {**_merge([metric.result() for metric in metrics]), "examples": len(predictions)}
+    results = {**_merge(metrics), "examples": len(predictions)}
     report = {
         "metrics": results,
         "task": task.name,
@@ -366,16 +366,18 @@ def _check_count(task: Task, answers: list, count: int) -> None:
         )
 
 
-def _merge(results: list[dict]) -> dict:
+def _merge(metrics: list) -> dict:
+    """All results in one dict; a key that is taken gets the metric's name in front."""
     merged = {}
-    for result in results:
-        prefix = next(iter(result), "")
+    for metric in metrics:
+        result = metric.result()
+        label = getattr(metric, "name", None) or next(iter(result), "")
         for key, value in result.items():
             if key == "examples":  # the runner counts them itself
                 continue
-            name = key if key not in merged else f"{prefix}_{key}"
-            if name in merged and merged[name] != value:
-                raise TaskError(f"two metrics give {name!r}: {merged[name]!r} and {value!r}")
+            name = key if key not in merged else f"{label}_{key}"
+            if name in merged:
+                raise TaskError(f"two metrics both give {name!r}; give them different names (their attribute `name`)")
             merged[name] = value
     return merged
 

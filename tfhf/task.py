@@ -62,7 +62,8 @@ class Task:
         raise NotImplementedError(f"task {self.name}: loss() is not defined")
 
     def metrics(self) -> list:
-        """Metrics with `.update(reference, prediction)` per example and `.result()` -> dict of numbers."""
+        """Metrics with `.update(reference, prediction)` per example, `.result()` -> dict of numbers, and a `name` that
+        goes before a key which an earlier metric has given already."""
         return []
 
     def decode(self, model, inputs: dict) -> list:
