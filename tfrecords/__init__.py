@@ -3,4 +3,4 @@
 A writer module has a one-line docstring, `add_arguments(parser)` and `open_dataset(arguments) -> Dataset`.
 """
 
-WRITERS = ("asterisk", "audiofolder", "hf")
+WRITERS = ("asterisk", "audiofolder", "espeak", "hf")
