@@ -66,7 +66,7 @@ class Attention(keras.layers.Layer):
         # The softmax runs in float32: in bfloat16 the tail of 1,500 frames is lost to rounding.
         scores = ops.cast(scores, "float32")
         if bias is not None:
-            scores = scores + bias
+            scores = scores + ops.cast(bias, "float32")  # autocasting may have lowered it
         probabilities = ops.cast(ops.softmax(scores, axis=-1), self.compute_dtype)
         probabilities = self.dropout(probabilities, training=training)
         context = ops.transpose(ops.matmul(probabilities, values), (0, 2, 1, 3))

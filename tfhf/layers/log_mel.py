@@ -49,12 +49,24 @@ class LogMelSpectrogram(keras.layers.Layer):
 
     def call(self, waveform):
         """waveform float [batch, samples] -> float32 [batch, samples // hop_samples, num_mel_bins]."""
+        # The reference drops the last frame, half of which is padding.
+        return self.scale(self.log_power(waveform)[:, :-1])
+
+    def log_power(self, waveform, center=True):
+        """log10 of the mel power, not clamped: float32 [batch, frames, num_mel_bins].
+
+        With `center` the waveform is reflected by half a window at both ends; without it every frame lies inside.
+        """
         waveform = ops.cast(waveform, "float32")
-        real, imaginary = ops.stft(waveform, self.window_samples, self.hop_samples, self.window_samples, window="hann")
-        power = ops.square(real[:, :-1]) + ops.square(imaginary[:, :-1])  # the reference drops the last, padded frame
-        log_mel = ops.log10(ops.maximum(ops.matmul(power, self.filters), 1e-10))
-        log_mel = ops.maximum(log_mel, ops.max(log_mel, axis=(1, 2), keepdims=True) - 8.0)
-        return (log_mel + 4.0) / 4.0
+        real, imaginary = ops.stft(waveform, self.window_samples, self.hop_samples, self.window_samples, window="hann",
+                                   center=center)
+        power = ops.square(real) + ops.square(imaginary)
+        return ops.log10(ops.maximum(ops.matmul(power, self.filters), 1e-10))
+
+    def scale(self, log_power):
+        """Clamps to 8 decades below the maximum of each clip, then (x + 4) / 4."""
+        log_power = ops.maximum(log_power, ops.max(log_power, axis=(1, 2), keepdims=True) - 8.0)
+        return (log_power + 4.0) / 4.0
 
     def compute_output_shape(self, input_shape):
         samples = input_shape[1]

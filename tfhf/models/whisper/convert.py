@@ -1,13 +1,14 @@
 """Whisper's weights: Hugging Face folders both ways, CTranslate2 folders in."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from tfhf import weights
 from tfhf.models.whisper.config import WhisperConfig
+from tfhf.models.whisper.special_tokens import LANGUAGES, TASKS, SpecialTokens
 
 # Hugging Face writes the tied projection only when it was untied.
 ALIASES = {"proj_out.weight": "model.decoder.embed_tokens.weight"}
@@ -29,21 +30,43 @@ def config_from_hugging_face(content, where):
     return WhisperConfig.from_dict({k: v for k, v in content.items() if k in known}, where=str(where))
 
 
-def from_pretrained(cls, path, **kwargs):
+def from_pretrained(cls, path, **changes):
     """See `WhisperForConditionalGeneration.from_pretrained`."""
     folder = weights.local_folder(path, allow_patterns=_FILES)
     if (folder / "model.bin").exists() and not any(folder.glob("*.safetensors*")):
         config, tensors = _from_ctranslate2(folder)
+        options = json.loads((folder / "config.json").read_text())
+        generation = {"suppress_tokens": options.get("suppress_ids"),
+                      "begin_suppress_tokens": options.get("suppress_ids_begin")}
+        generation = generation_config(config, {key: value for key, value in generation.items() if value})
     else:
+        generation_path = folder / "generation_config.json"
+        generation = json.loads(generation_path.read_text()) if generation_path.exists() else {}
         config_path = folder / "config.json"
         config = config_from_hugging_face(json.loads(config_path.read_text()), config_path)
         tensors = weights.read_safetensors(folder)
-    model = cls(config, **kwargs)
+    known = {field.name for field in fields(WhisperConfig)}
+    config = replace(config, **{key: value for key, value in changes.items() if key in known})
+    model = cls(config, **{key: value for key, value in changes.items() if key not in known})
     weights.assign_reference_weights(model, tensors, where=folder, aliases=ALIASES)
-    generation = folder / "generation_config.json"
-    model.generation_config = json.loads(generation.read_text()) if generation.exists() else {}
+    model.generation_config = generation
     model.pretrained_folder = str(folder)
     return model
+
+
+def generation_config(config, more):
+    """The generation_config.json that Hugging Face's `generate` wants for this model, with the entries `more`."""
+    special = SpecialTokens.of(config)
+    content = {"is_multilingual": special.multilingual, "no_timestamps_token_id": special.no_timestamps,
+               "prev_sot_token_id": special.start_of_previous, "max_initial_timestamp_index": 50,
+               "max_length": config.max_target_positions, "return_timestamps": False,
+               "decoder_start_token_id": special.start, "eos_token_id": special.end, "bos_token_id": special.end,
+               "pad_token_id": special.end, **more}
+    if special.multilingual:
+        languages = LANGUAGES[:special.num_languages]
+        content["lang_to_id"] = {f"<|{code}|>": special.language(code) for code in languages}
+        content["task_to_id"] = {task: getattr(special, task) for task in TASKS}
+    return content
 
 
 def save_pretrained(model, folder):
@@ -56,8 +79,8 @@ def save_pretrained(model, folder):
         "architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper", "activation_function": "gelu",
         "scale_embedding": False, "is_encoder_decoder": True, "tie_word_embeddings": True,
         "num_hidden_layers": config["encoder_layers"], **config})
-    if getattr(model, "generation_config", None):
-        weights.write_json(folder / "generation_config.json", model.generation_config)
+    generation = getattr(model, "generation_config", None) or generation_config(model.config, {})
+    weights.write_json(folder / "generation_config.json", generation)
 
 
 def _from_ctranslate2(folder):

@@ -44,19 +44,21 @@ class TimestampRules:
         self.ids, self.special, self.max_initial = ids.astype("int32"), special, max_initial_timestamp
 
     def start(self, batch):
-        """State: whether the last and the one before were timestamps, and the least timestamp still allowed."""
+        """State: whether the last token and the one before were timestamps, and the latest timestamp."""
         yes, no = ops.ones((batch,), "bool"), ops.zeros((batch,), "bool")
-        return no, yes, ops.full((batch,), self.special.first_timestamp, dtype="int32")
+        return no, yes, ops.full((batch,), self.special.first_timestamp - 1, dtype="int32")
 
     def apply(self, logits, index, state):
         """logits float32 [batch, vocabulary] -> the same, masked."""
-        last, before, least = (s[:, None] for s in state)
+        last, before, latest = (s[:, None] for s in state)
         first = ops.equal(index, 0)
         forbidden = ops.equal(self.ids, self.special.no_timestamps)[None]
         # After a closed pair comes text or a new opening; after a single timestamp its partner or the end.
         forbidden = ops.logical_or(forbidden, ops.logical_and(ops.logical_and(last, before), self.is_time[None]))
         single = ops.logical_and(last, ops.logical_not(before))
         forbidden = ops.logical_or(forbidden, ops.logical_and(single, self.is_text[None]))
+        # The partner of a single timestamp may repeat it; any other must be later.
+        least = ops.where(single, latest, latest + 1)
         forbidden = ops.logical_or(forbidden, ops.logical_and(self.is_time[None], self.ids[None] < least))
         too_late = self.ids > self.special.first_timestamp + self.max_initial
         beginning = np.logical_or(~self.is_time, too_late)[None]
@@ -68,11 +70,9 @@ class TimestampRules:
 
     def advance(self, state, token, index):
         """State after `token` int32 [batch]."""
-        last, before, least = state
+        last, _, latest = state
         is_time = token >= self.special.first_timestamp
-        # A closed pair may be followed by its own time again; a segment that is open must end later than it began.
-        opening = ops.logical_or(ops.logical_not(last), before)
-        return is_time, last, least
+        return is_time, last, ops.where(is_time, token, latest)
 
 
 class WhisperGenerationMixin:
@@ -157,12 +157,44 @@ class WhisperGenerationMixin:
             result = sample_loop(step, logits, cache, rules, options, temperature, seed)
         return {**result, "no_speech_prob": at_start}
 
-    def _compiled(self, name, function, xla, **static):
+    def language_probabilities(self, inputs):
+        """Probabilities of the languages, float32 [batch, languages], from a dict of input tensors."""
+        special = self.special_tokens
+        start = ops.full((ops.shape(next(iter(inputs.values())))[0], 1), special.start, dtype="int32")
+        logits = self({**inputs, "decoder_input_ids": start})[:, 0]
+        return ops.softmax(logits[:, special.first_language:special.first_language + special.num_languages])
+
+    def transcript_tokens(self, inputs, language, task, max_new_tokens, num_beams=1):
+        """New tokens int32 [batch, max_new_tokens] as a function of tensors, for an export: nothing here needs XLA.
+
+        `inputs` and the other arguments are those of `generate`; `language` None is detected in the graph.
+        """
+        special, batch = self.special_tokens, ops.shape(next(iter(inputs.values())))[0]
+        detect = special.multilingual and language is None
+        prefix = special.prefix("en" if detect else language, task, timestamps=False)
+        prompt = ops.tile(ops.convert_to_tensor([prefix], dtype="int32"), (batch, 1))
+        if detect:
+            likeliest = ops.argmax(self.language_probabilities(inputs), axis=-1)
+            detected = special.first_language + ops.cast(likeliest, "int32")
+            prompt = ops.concatenate([prompt[:, :1], detected[:, None], prompt[:, 2:]], axis=1)
+        options = self._options(max_new_tokens, num_beams, 1.0, sample=False)
+        lengths = ops.full((batch,), len(prefix), dtype="int32")
+        return self.decode_tokens(self.encode(inputs), prompt, lengths, 0.0, 0, options=options, timestamps=False,
+                                  no_speech=len(prefix), xla=False)["sequences"]
+
+    def _options(self, max_new_tokens, num_beams, length_penalty, **sampling):
+        end = self.config.eos_token_id
+        common = dict(max_new_tokens=int(max_new_tokens), eos_token_id=end, pad_token_id=end)
+        if num_beams > 1:
+            return BeamSearch(num_beams=num_beams, length_penalty=float(length_penalty), **common)
+        return Sampling(**sampling, **common)
+
+    def _compiled(self, name, function, jit, **static):
         """`function` compiled, once for each name and set of static arguments."""
         store = self.__dict__.setdefault("_compiled_functions", {})
-        key = (name, xla, tuple(sorted(static.items())))
+        key = (name, jit, tuple(sorted(static.items())))
         if key not in store:
-            store[key] = compiled(lambda *tensors: function(*tensors, **static), jit_compile=xla)
+            store[key] = compiled(lambda *tensors: function(*tensors, **static), jit_compile=jit)
         return store[key]
 
     def generate_with_scores(self, input_features, prompt_ids, prompt_lengths=None, max_new_tokens=224,
@@ -196,10 +228,8 @@ class WhisperGenerationMixin:
         if num_beams > 1 and temperature > 0:
             raise ValueError(f"Beam search (num_beams={num_beams}) takes temperature 0; got {temperature}.")
         lengths = np.full(batch, length, "int32") if prompt_lengths is None else np.asarray(prompt_lengths, "int32")
-        common = dict(max_new_tokens=int(max_new_tokens), eos_token_id=self.config.eos_token_id,
-                      pad_token_id=self.config.eos_token_id)
-        options = (BeamSearch(num_beams=num_beams, length_penalty=float(length_penalty), **common) if num_beams > 1
-                   else Sampling(top_k=top_k, top_p=top_p, sample=temperature > 0, **common))
+        options = self._options(max_new_tokens, num_beams, length_penalty, top_k=top_k, top_p=top_p,
+                                sample=temperature > 0)
         inputs = input_features if isinstance(input_features, dict) else {"input_features": input_features}
         xla = True if jit_compile is None else jit_compile
         cross = self._compiled("encode", self.encode, False)({k: ops.convert_to_tensor(v) for k, v in inputs.items()})
@@ -221,19 +251,11 @@ class WhisperGenerationMixin:
         Raises:
             ValueError: the model knows English only.
         """
-        special = self.special_tokens
-        if not special.multilingual:
+        if not self.special_tokens.multilingual:
             raise ValueError("An English-only model cannot detect languages.")
         inputs = input_features if isinstance(input_features, dict) else {"input_features": input_features}
         inputs = {name: ops.convert_to_tensor(value) for name, value in inputs.items()}
-
-        def first_logits(inputs):
-            batch = ops.shape(next(iter(inputs.values())))[0]
-            start = ops.full((batch, 1), special.start, dtype="int32")
-            logits = self({**inputs, "decoder_input_ids": start})[:, 0]
-            return ops.softmax(logits[:, special.first_language:special.first_language + special.num_languages])
-
-        probabilities = ops.convert_to_numpy(self._compiled("detect", first_logits, False)(inputs))
+        probabilities = ops.convert_to_numpy(self._compiled("detect", self.language_probabilities, False)(inputs))
         return [LANGUAGES[i] for i in probabilities.argmax(-1)], probabilities
 
     def generate(self, input_features, language=None, task="transcribe", return_timestamps=False, num_beams=1,

@@ -238,7 +238,8 @@ class WhisperForConditionalGeneration(WhisperGenerationMixin, keras.Model):
     """
 
     def __init__(self, config: WhisperConfig, **kwargs):
-        super().__init__(**kwargs)
+        # Without autocast: mixed_bfloat16 would round the waveform and the log-mel's input to 8 bits.
+        super().__init__(autocast=False, **kwargs)
         self.config = config
         self.log_mel = LogMelSpectrogram(config.num_mel_bins, name="log_mel")
         self.spec_augment = None
@@ -292,8 +293,12 @@ class WhisperForConditionalGeneration(WhisperGenerationMixin, keras.Model):
         return cls(WhisperConfig.from_dict(config.pop("config")), **config)
 
     @classmethod
-    def from_pretrained(cls, path, **kwargs):
+    def from_pretrained(cls, path, **changes):
         """Model with the weights of a Hugging Face folder or hub id, or of a CTranslate2 folder.
+
+        Args:
+            path: the folder or hub id.
+            changes: fields of the config that differ, such as dropout=0.1; and `name` or `dtype` of the model.
 
         Raises:
             tfhf.weights.WeightsError: a tensor is missing, left over or of another shape.
@@ -301,7 +306,7 @@ class WhisperForConditionalGeneration(WhisperGenerationMixin, keras.Model):
         """
         from tfhf.models.whisper.convert import from_pretrained
 
-        return from_pretrained(cls, path, **kwargs)
+        return from_pretrained(cls, path, **changes)
 
     def save_pretrained(self, folder):
         """Writes config.json, generation_config.json and model.safetensors, which `transformers` loads."""

@@ -1,0 +1,265 @@
+"""Transcripts of audio of any length: 30-second windows advanced by the predicted timestamps (paper, section 4.5).
+
+Files are decoded side by side, each at its own place; batches and prompts have fixed shapes, so that the decoder is
+compiled at most three times: short prompts, long prompts, and the sampling of the fallback.
+"""
+
+import os
+import zlib
+from dataclasses import dataclass, field
+
+import numpy as np
+from keras import ops
+
+FRAMES_PER_SECOND = 100
+HOP_SAMPLES = 160
+SECONDS_PER_TIMESTAMP = 0.02
+FRAMES_PER_TIMESTAMP = 2
+
+
+@dataclass(frozen=True)
+class LongFormOptions:
+    """How windows are decoded; the values are OpenAI's.
+
+    Attributes:
+        batch_size: windows decoded at once; short batches are filled up, so that the shape stays.
+        temperatures: tried in turn until a window's text is good enough.
+        compression_ratio_threshold: text that zlib packs tighter than this is a loop.
+        logprob_threshold: mean log-probability of a token below which the text is a guess.
+        no_speech_threshold: probability of <|nospeech|> above which a guess is taken for silence.
+        condition_on_previous_text: whether the text before is given as a prompt.
+        num_beams: beams at temperature 0.
+    """
+
+    batch_size: int = 8
+    temperatures: tuple = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    compression_ratio_threshold: float = 2.4
+    logprob_threshold: float = -1.0
+    no_speech_threshold: float = 0.6
+    condition_on_previous_text: bool = True
+    num_beams: int = 1
+    max_new_tokens: int | None = None
+    seed: int = 0
+
+
+@dataclass
+class _File:
+    """One recording on its way: where it stands, and what has been heard so far."""
+
+    features: np.ndarray  # [frames + window, mels]
+    frames: int
+    language: str | None
+    seek: int = 0
+    tokens: list = field(default_factory=list)
+    prompt_start: int = 0
+    segments: list = field(default_factory=list)
+
+
+def transcribe(model, processor, audio, language=None, task="transcribe", return_timestamps=False, **options):
+    """Text of recordings.
+
+    Args:
+        model: `WhisperForConditionalGeneration`.
+        processor: its `WhisperProcessor`.
+        audio: path, or float waveform [samples] at 16 kHz in [-1, 1]; or a list of either, which is a batch.
+        language: code; None detects it from the first window (multilingual models).
+        task: "transcribe" or "translate".
+        return_timestamps: whether clips of 30 s and less are decoded with timestamps too; longer ones always are.
+        options: fields of `LongFormOptions`.
+
+    Returns:
+        {"text", "language", "segments"}, each segment with id, start and end in seconds, text, tokens, temperature,
+        avg_logprob, compression_ratio, no_speech_prob; or a list of them.
+
+    Raises:
+        AudioError: a file that cannot be used. ValueError: an empty waveform, or one of another shape or type; an
+        unknown language.
+    """
+    options = LongFormOptions(**options)
+    single = not isinstance(audio, (list, tuple))
+    waveforms = [_waveform(item, number) for number, item in enumerate([audio] if single else audio)]
+    long = [i for i, waveform in enumerate(waveforms)
+            if return_timestamps or len(waveform) > model.config.max_samples]
+    short = [i for i in range(len(waveforms)) if i not in set(long)]
+    results = dict(zip(short, _short(model, processor, [waveforms[i] for i in short], language, task, options)))
+    results.update(zip(long, _long(model, processor, [waveforms[i] for i in long], language, task, options)))
+    ordered = [results[i] for i in range(len(waveforms))]
+    return ordered[0] if single else ordered
+
+
+def _waveform(item, number):
+    if isinstance(item, (str, os.PathLike)):
+        from tfhf.data.audio import load_audio
+
+        return load_audio(item)
+    waveform = np.asarray(item)
+    if waveform.dtype == np.int16:
+        waveform = waveform.astype("float32") / 32768.0
+    if waveform.ndim != 1 or waveform.dtype.kind != "f":
+        raise ValueError(f"audio {number}: got shape {waveform.shape} of {waveform.dtype}; expected a path, or a mono "
+                         "waveform [samples] of floats at 16 kHz.")
+    if not len(waveform):
+        raise ValueError(f"audio {number}: 0 samples; expected at least one.")
+    if not np.isfinite(waveform).all():
+        raise ValueError(f"audio {number}: holds NaN or infinite samples.")
+    return waveform.astype("float32")
+
+
+def _in_batches(count, size):
+    """Index arrays of `size` with the number of real ones; the last index fills up."""
+    for start in range(0, count, size):
+        real = min(size, count - start)
+        yield np.minimum(np.arange(start, start + size), count - 1), real
+
+
+def _short(model, processor, waveforms, language, task, options):
+    """Clips that fit one window: plain decoding without timestamps."""
+    special, results = model.special_tokens, []
+    size = min(options.batch_size, max(len(waveforms), 1))
+    for chosen, real in _in_batches(len(waveforms), size):
+        inputs = {"input_values": np.stack([processor.feature_extractor.pad(waveforms[i]) for i in chosen])}
+        languages = [language or "en"] * size
+        if language is None and special.multilingual:
+            languages, _ = model.detect_language(inputs)
+        prompt = np.array([special.prefix(code, task, timestamps=False) for code in languages], "int32")
+        limit = options.max_new_tokens or model.config.max_target_positions - prompt.shape[1]
+        answer = model.generate_with_scores(inputs, prompt, max_new_tokens=limit, num_beams=options.num_beams)
+        for row, index in enumerate(chosen[:real]):
+            tokens = answer["sequences"][row, :answer["lengths"][row]].tolist()
+            text = processor.tokenizer.decode(tokens).strip()
+            segment = _segment(0.0, len(waveforms[index]) / processor.feature_extractor.sampling_rate, text, tokens,
+                               _judged(processor, answer, row, 0.0))
+            results.append({"text": text, "language": languages[row], "segments": [{"id": 0, **segment}]})
+    return results
+
+
+def _features(model, waveform):
+    """Log-mel of a whole recording and a window of silence after it, clamped by the recording's own maximum.
+
+    In blocks of one window, so that memory does not grow with the STFT of an hour, and one shape is traced.
+    """
+    layer, samples = model.log_mel, model.config.max_samples
+    half = layer.window_samples // 2
+    frames = -(-len(waveform) // layer.hop_samples)
+    blocks = -(-frames // (samples // layer.hop_samples)) + 1
+    mirrored = waveform[1:half + 1][::-1]  # what centring does at the very beginning
+    padded = np.concatenate([np.zeros(half - len(mirrored), "float32"), mirrored, waveform,
+                             np.zeros(blocks * samples + half - len(waveform), "float32")])
+    power = [ops.convert_to_numpy(layer.log_power(padded[None, i * samples:(i + 1) * samples + 2 * half - 1],
+                                                  center=False))[0] for i in range(blocks)]
+    return ops.convert_to_numpy(layer.scale(np.concatenate(power)[None]))[0], frames
+
+
+def _long(model, processor, waveforms, language, task, options):
+    files = [_File(*_features(model, waveform), language) for waveform in waveforms]
+    window = model.config.max_samples // model.log_mel.hop_samples
+    size = min(options.batch_size, max(len(files), 1))
+    if model.special_tokens.multilingual and language is None:
+        for chosen, real in _in_batches(len(files), size):
+            first = np.stack([files[i].features[:window].T for i in chosen])
+            for index, code in list(zip(chosen, model.detect_language(first)[0]))[:real]:
+                files[index].language = code
+    while True:
+        waiting = [file for file in files if file.seek < file.frames][:size]
+        if not waiting:
+            break
+        decoded = _decode(model, processor, waiting, window, size, task, options)
+        for file, (tokens, judged) in zip(waiting, decoded):
+            _advance(model, processor, file, tokens, judged, window, options)
+    results = []
+    for file in files:
+        # The tokens of all segments in one piece: a character may be split over two of them.
+        spoken = [token for segment in file.segments for token in segment["tokens"]]
+        results.append({"text": processor.tokenizer.decode(spoken).strip(), "language": file.language or "en",
+                        "segments": [{"id": i, **segment} for i, segment in enumerate(file.segments)]})
+    return results
+
+
+def _decode(model, processor, files, window, size, task, options):
+    """Tokens and scores of the next window of each file, over the temperatures of the fallback."""
+    special, context = model.special_tokens, model.config.max_target_positions
+    rows = [files[min(i, len(files) - 1)] for i in range(size)]
+    features = np.stack([row.features[row.seek:row.seek + window].T for row in rows])
+    prefixes = [special.prefix(row.language, task, timestamps=True) for row in rows]
+    most = context // 2 - 1
+    previous = [row.tokens[row.prompt_start:][-most:] for row in rows]
+    prompts = [([special.start_of_previous] + old if old else []) + prefix for old, prefix in zip(previous, prefixes)]
+    length = (most + 1 if any(previous) else 0) + len(prefixes[0])
+    padded = np.array([[special.end] * (length - len(prompt)) + prompt for prompt in prompts], "int32")
+    lengths = np.array([len(prompt) for prompt in prompts], "int32")
+    limit = min(options.max_new_tokens or context, context - most - 1 - len(prefixes[0]))
+    answers = [None] * len(files)
+    for number, temperature in enumerate(options.temperatures):
+        answer = model.generate_with_scores(
+            features, padded, lengths, max_new_tokens=limit, temperature=temperature, timestamps=True,
+            num_beams=options.num_beams if temperature == 0 else 1, prefix_length=len(prefixes[0]),
+            seed=options.seed + number + files[0].seek)
+        for row in range(len(files)):
+            if answers[row] is None or answers[row][2]:
+                judged = _judged(processor, answer, row, temperature)
+                tokens = answer["sequences"][row, :answer["lengths"][row]].tolist()
+                answers[row] = tokens, judged, _is_poor(judged, options)
+        if not any(poor for _, _, poor in answers):
+            break
+    return [(tokens, judged) for tokens, judged, _ in answers]
+
+
+def _judged(processor, answer, row, temperature):
+    length = int(answer["lengths"][row])
+    text = processor.tokenizer.decode(answer["sequences"][row, :length].tolist()).strip().encode("utf-8")
+    return {"temperature": temperature, "avg_logprob": float(answer["sum_logprobs"][row]) / (length + 1),
+            "compression_ratio": len(text) / max(len(zlib.compress(text)), 1),
+            "no_speech_prob": float(answer["no_speech_prob"][row])}
+
+
+def _is_silence(judged, options):
+    return (judged["no_speech_prob"] > options.no_speech_threshold
+            and judged["avg_logprob"] < options.logprob_threshold)
+
+
+def _is_poor(judged, options):
+    if _is_silence(judged, options):
+        return False
+    return (judged["compression_ratio"] > options.compression_ratio_threshold
+            or judged["avg_logprob"] < options.logprob_threshold)
+
+
+def _segment(start, end, text, tokens, judged):
+    return {"start": round(start, 3), "end": round(end, 3), "text": text, "tokens": tokens, **judged}
+
+
+def _advance(model, processor, file, tokens, judged, window, options):
+    """Cuts the window's tokens into segments and moves the file on to the last whole one's end."""
+    special, offset = model.special_tokens, file.seek / FRAMES_PER_SECOND
+    size = min(window, file.frames - file.seek)
+    if _is_silence(judged, options):
+        file.seek += size
+        return
+    is_time = [token >= special.first_timestamp for token in tokens]
+    pairs = [i for i in range(1, len(tokens)) if is_time[i] and is_time[i - 1]]
+    ends_open = len(tokens) >= 2 and is_time[-1] and not is_time[-2]  # nothing is spoken after the last timestamp
+
+    def seconds(token):
+        return (token - special.first_timestamp) * SECONDS_PER_TIMESTAMP
+
+    pieces, moved = [], size
+    if pairs:
+        cuts = pairs + ([len(tokens)] if ends_open else [])
+        pieces = [tokens[i:j] for i, j in zip([0, *cuts], cuts)]
+        spans = [(seconds(piece[0]), seconds(piece[-1])) for piece in pieces]
+        if not ends_open:
+            moved = (tokens[cuts[-1] - 1] - special.first_timestamp) * FRAMES_PER_TIMESTAMP
+    else:
+        times = [token for token in tokens if token >= special.first_timestamp]
+        end = seconds(times[-1]) if times and times[-1] != special.first_timestamp else size / FRAMES_PER_SECOND
+        pieces, spans = [tokens], [(0.0, end)]
+    for piece, (start, end) in zip(pieces, spans):
+        words = [token for token in piece if token < special.end]
+        text = processor.tokenizer.decode(words).strip()
+        if text and end > start:
+            file.segments.append(_segment(offset + start, offset + end, text, words, judged))
+            file.tokens += piece
+    if not options.condition_on_previous_text or judged["temperature"] > 0.5:
+        file.prompt_start = len(file.tokens)
+    # A window that claims to end where it began would be decoded for ever.
+    file.seek += moved if moved > 0 else size
