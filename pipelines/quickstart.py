@@ -70,7 +70,7 @@ def fetch_assets():
         return checkpoint, "asterisk"
     except AssetUnavailable as error:
         print(f"\n{'!' * 88}\n!! THE RECORDED PROMPTS CANNOT BE HAD: {error}\n"
-              "!! Speech synthesised by eSpeak NG is used instead: the figures below are not those of docs/results.md.\n"
+              "!! Speech synthesised by eSpeak NG is used: the figures below are not those of docs/results.md.\n"
               f"{'!' * 88}\n", flush=True)
         return checkpoint, "espeak"
 
@@ -83,7 +83,7 @@ def score(run, when):
     return json.loads((folder / "metrics.json").read_text("utf-8"))["metrics"], predictions
 
 
-def some_clips(records, predictions):
+def some_clips(records):
     """-> [(id, WAV bytes, reference)] of the first test clips of five words or more."""
     clips = []
     with RecordReader(records / "test", SPEECH_TEXT) as reader:
@@ -104,8 +104,8 @@ def transcribe(export, clips):
 
 
 def percent(metrics):
-    return (f"WER {100 * metrics['wer']:.1f} %: {metrics['substitutions']} substituted, {metrics['deletions']} deleted, "
-            f"{metrics['insertions']} inserted of {metrics['reference_words']} words")
+    return "WER {:.1f} %: {substitutions} S, {deletions} D, {insertions} I of {reference_words} words".format(
+        100 * metrics["wer"], **metrics)
 
 
 def main(argv=None):
@@ -127,7 +127,7 @@ def main(argv=None):
     after, predictions = score(run, "step")
     steps.say(percent(after))
     steps.run("export", "export", *task)
-    clips = some_clips(records, predictions)
+    clips = some_clips(records)
     texts = steps.time(f"transcribe {len(clips)} clips, SavedModel", transcribe, run / "export", clips)
     same = sum(text == predictions[name] for (name, _, _), text in zip(clips, texts))
     steps.say(f"{same} of {len(clips)} as the Python model")
