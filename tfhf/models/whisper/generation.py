@@ -72,7 +72,8 @@ class TimestampRules:
         """State after `token` int32 [batch]."""
         last, _, latest = state
         is_time = token >= self.special.first_timestamp
-        return is_time, last, ops.where(is_time, token, latest)
+        # The opening timestamp counts as a closed pair: text follows it.
+        return is_time, ops.logical_or(last, ops.equal(index, 0)), ops.where(is_time, token, latest)
 
 
 class WhisperGenerationMixin:

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfhf.layers import recompute
 from tfhf.layers.attention import Attention, causal_bias
 from tfhf.layers.log_mel import LogMelSpectrogram
 from tfhf.layers.spec_augment import SpecAugment
@@ -116,7 +117,7 @@ class WhisperEncoder(keras.layers.Layer):
         x = x + self.embed_positions(ops.arange(self.config.max_source_positions))[None]
         x = self.dropout(x, training=training)
         for layer in self.layers:
-            x = _run(layer, self.config.recompute_activations and training, x, training=training)
+            x = recompute.run(layer, self.config.recompute_activations and training, x, training=training)
         return self.layer_norm(x)
 
 
@@ -195,7 +196,7 @@ class WhisperDecoder(keras.layers.Layer):
         x = self.dropout(self.embed(token_ids, ops.arange(length)[None]), training=training)
         bias = causal_bias(length)
         for layer in self.layers:
-            x = _run(layer, self.config.recompute_activations and training, x, encoder_hidden, bias, training=training)
+            x = recompute.run(layer, self.config.recompute_activations and training, x, encoder_hidden, bias, training=training)
         return self.layer_norm(x)
 
     def logits(self, hidden):
@@ -317,9 +318,3 @@ class WhisperForConditionalGeneration(WhisperGenerationMixin, keras.Model):
 
 def _normal():
     return keras.initializers.RandomNormal(stddev=0.02)
-
-
-def _run(layer, recompute, *args, training):
-    if recompute:
-        return keras.remat(lambda *tensors: layer(*tensors, training=training))(*args)
-    return layer(*args, training=training)
