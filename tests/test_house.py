@@ -19,7 +19,7 @@ MEASURED_NEED = {
     "tfhf/decoding/compile.py",
 }
 # Tests of the top level that mirror no single module.
-FREE_TESTS = {"test_house", "test_harness", "test_command", "test_tpu_scripts"}
+FREE_TESTS = {"test_house", "test_harness", "test_command", "test_tpu_scripts", "test_readme"}
 
 
 def _all_files():
