@@ -38,7 +38,7 @@ def test_python_compiles(page):
         assert compile(code, str(page), "exec")
 
 
-@pytest.mark.parametrize("arguments", commands())
+@pytest.mark.parametrize("arguments", list(commands()))
 def test_commands_are_accepted(arguments):
     if arguments[0] == "records":
         from tfrecords.__main__ import _parser
