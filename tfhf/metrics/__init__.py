@@ -1,0 +1,1 @@
+"""Metrics of evaluation: one example at a time, results with their counts."""

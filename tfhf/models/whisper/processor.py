@@ -1,0 +1,125 @@
+"""Whisper's feature extractor and tokenizer in one, from and to Hugging Face's files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from keras import ops
+
+from tfhf import weights
+from tfhf.layers.log_mel import LogMelSpectrogram
+from tfhf.models.whisper.tokenizer import WhisperTokenizer
+
+
+class WhisperFeatureExtractor:
+    """Waveforms to log-mel features of one window.
+
+    Args:
+        num_mel_bins: 80, or 128 for large-v3.
+        max_samples: length of the window: 480,000 samples, 30 s.
+        sampling_rate: in Hz; Whisper knows 16,000 only.
+    """
+
+    def __init__(self, num_mel_bins=80, max_samples=480000, sampling_rate=16000):
+        self.num_mel_bins, self.max_samples, self.sampling_rate = num_mel_bins, max_samples, sampling_rate
+        self._log_mel = LogMelSpectrogram(num_mel_bins, sampling_rate)
+
+    def pad(self, waveform):
+        """float32 or int16 [samples] -> [max_samples], cut or filled with zeros."""
+        waveform = np.asarray(waveform)[:self.max_samples]
+        return np.pad(waveform, (0, self.max_samples - len(waveform)))
+
+    def __call__(self, audio, sampling_rate=None):
+        """Log-mel features.
+
+        Args:
+            audio: float waveform [samples], or a list of them.
+            sampling_rate: of the waveforms; checked.
+
+        Returns:
+            float32 [batch, num_mel_bins, max_samples / 160].
+
+        Raises:
+            ValueError: another rate, an empty waveform, or one with channels.
+        """
+        if sampling_rate not in (None, self.sampling_rate):
+            raise ValueError(f"sampling_rate: got {sampling_rate} Hz; this model was trained at {self.sampling_rate} "
+                             "Hz. Resample first (tfhf.data.audio.load_audio does).")
+        single = not isinstance(audio, (list, tuple)) and np.ndim(audio) == 1
+        waveforms = [np.asarray(waveform, "float32") for waveform in ([audio] if single else audio)]
+        for number, waveform in enumerate(waveforms):
+            if waveform.ndim != 1 or not waveform.size:
+                raise ValueError(f"audio {number}: got shape {waveform.shape}; expected mono [samples], at least one.")
+        padded = np.stack([self.pad(waveform) for waveform in waveforms])
+        return np.ascontiguousarray(ops.convert_to_numpy(self._log_mel(padded)).transpose(0, 2, 1))
+
+
+class WhisperProcessor:
+    """`feature_extractor` and `tokenizer` of one model."""
+
+    def __init__(self, feature_extractor, tokenizer):
+        self.feature_extractor, self.tokenizer = feature_extractor, tokenizer
+
+    @classmethod
+    def from_pretrained(cls, path):
+        """From a Hugging Face folder or hub id, or a CTranslate2 folder: anything with a tokenizer.json.
+
+        Raises:
+            FileNotFoundError: no such folder, or no tokenizer.json in it.
+        """
+        folder = weights.local_folder(path, allow_patterns=("*.json",))
+        if not (folder / "tokenizer.json").exists():
+            raise FileNotFoundError(f"{folder}: has no tokenizer.json.")
+        files = {name: json.loads((folder / name).read_text("utf-8")) if (folder / name).exists() else {}
+                 for name in ("preprocessor_config.json", "config.json")}
+        features, model = files["preprocessor_config.json"], files["config.json"]
+        bins = features.get("feature_size") or model.get("num_mel_bins") or 80
+        samples = features.get("n_samples") or 320 * model.get("max_source_positions", 1500)
+        extractor = WhisperFeatureExtractor(bins, samples, features.get("sampling_rate", 16000))
+        return cls(extractor, WhisperTokenizer(folder / "tokenizer.json"))
+
+    def save_pretrained(self, folder):
+        """Writes the files from which `transformers.WhisperProcessor` loads too."""
+        folder, special = Path(folder), self.tokenizer.special
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save(folder / "tokenizer.json")
+        extractor = self.feature_extractor
+        weights.write_json(folder / "preprocessor_config.json", {
+            "feature_extractor_type": "WhisperFeatureExtractor", "processor_class": "WhisperProcessor",
+            "feature_size": extractor.num_mel_bins, "sampling_rate": extractor.sampling_rate, "hop_length": 160,
+            "n_fft": 400, "chunk_length": extractor.max_samples // extractor.sampling_rate,
+            "n_samples": extractor.max_samples, "nb_max_frames": extractor.max_samples // 160, "padding_side": "right",
+            "padding_value": 0.0, "return_attention_mask": False})
+        end = "<|endoftext|>"
+        weights.write_json(folder / "tokenizer_config.json", {
+            "tokenizer_class": "WhisperTokenizer", "processor_class": "WhisperProcessor", "bos_token": end,
+            "eos_token": end, "unk_token": end, "pad_token": end, "model_max_length": 1024, "add_prefix_space": False,
+            "errors": "replace", "return_attention_mask": False, "multilingual": special.multilingual})
+
+    def __call__(self, audio=None, sampling_rate=None, text=None):
+        """{"input_features"} of audio, {"labels"} of a text or a list of texts (ids without prefix), or both.
+
+        Raises:
+            ValueError: neither was given, or the audio does not fit.
+        """
+        if audio is None and text is None:
+            raise ValueError("Give audio, text, or both.")
+        answer = {}
+        if audio is not None:
+            answer["input_features"] = self.feature_extractor(audio, sampling_rate)
+        if text is not None:
+            answer["labels"] = (self.tokenizer.encode(text) if isinstance(text, str)
+                                else [self.tokenizer.encode(line) for line in text])
+        return answer
+
+    def batch_decode(self, ids, **options):
+        """See `WhisperTokenizer.batch_decode`."""
+        return self.tokenizer.batch_decode(ids, **options)
+
+    def decode(self, ids, **options):
+        """See `WhisperTokenizer.decode`."""
+        return self.tokenizer.decode(ids, **options)
+
+    def get_decoder_prompt_ids(self, **options):
+        """See `WhisperTokenizer.get_decoder_prompt_ids`."""
+        return self.tokenizer.get_decoder_prompt_ids(**options)

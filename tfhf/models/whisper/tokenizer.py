@@ -1,0 +1,165 @@
+"""Whisper's tokenizer: byte-level BPE with languages, tasks and timestamps, over one tokenizer.json."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from tfhf.models.whisper.special_tokens import LANGUAGES, TASKS, SpecialTokens
+from tfhf.tokenizers.byte_level import byte_of_character
+
+SECONDS_PER_TIMESTAMP = 0.02
+# English names in the order of LANGUAGES; other names that people use stand in _ALIASES.
+LANGUAGE_NAMES = (
+    "english chinese german spanish russian korean french japanese portuguese turkish polish catalan dutch arabic "
+    "swedish italian indonesian hindi finnish vietnamese hebrew ukrainian greek malay czech romanian danish hungarian "
+    "tamil norwegian thai urdu croatian bulgarian lithuanian latin maori malayalam welsh slovak telugu persian latvian "
+    "bengali serbian azerbaijani slovenian kannada estonian macedonian breton basque icelandic armenian nepali "
+    "mongolian bosnian kazakh albanian swahili galician marathi punjabi sinhala khmer shona yoruba somali afrikaans "
+    "occitan georgian belarusian tajik sindhi gujarati amharic yiddish lao uzbek faroese haitian_creole pashto turkmen "
+    "nynorsk maltese sanskrit luxembourgish myanmar tibetan tagalog malagasy assamese tatar hawaiian lingala hausa "
+    "bashkir javanese sundanese cantonese").split()
+_ALIASES = {"burmese": "my", "valencian": "ca", "flemish": "nl", "haitian": "ht", "letzeburgesch": "lb",
+            "pushto": "ps", "panjabi": "pa", "moldavian": "ro", "moldovan": "ro", "sinhalese": "si",
+            "castilian": "es", "mandarin": "zh"}
+NAME_TO_CODE = {**{name.replace("_", " "): code for name, code in zip(LANGUAGE_NAMES, LANGUAGES)}, **_ALIASES}
+
+
+class TranscriptTooLong(ValueError):
+    """A transcript has more tokens than the limit."""
+
+
+class WhisperTokenizer:
+    """Text to ids and back.
+
+    Args:
+        path: a tokenizer.json (`tokenizers` format) with Whisper's special tokens; timestamps may be missing in it.
+
+    Raises:
+        ValueError: <|endoftext|> or <|startoftranscript|> is missing, or the others are not in Whisper's order.
+    """
+
+    def __init__(self, path):
+        self.path = str(path)
+        self._tokenizer = Tokenizer.from_file(self.path)
+        self._tokenizer.encode_special_tokens = True  # "<|endoftext|>" in a transcript is text, not the end
+        ids = {name: self._tokenizer.token_to_id(f"<|{name}|>") for name in
+               ("endoftext", "startoftranscript", "translate", "transcribe", "notimestamps")}
+        missing = [name for name, number in ids.items() if number is None]
+        if missing:
+            raise ValueError(f"{path}: lacks the special tokens {missing}; expected a Whisper tokenizer.")
+        languages = ids["translate"] - ids["startoftranscript"] - 1
+        # English-only vocabularies end their text at 50256, before the multilingual ones' extra token.
+        self.special = SpecialTokens(ids["endoftext"], ids["startoftranscript"], languages,
+                                     multilingual=ids["endoftext"] == 50257)
+        for name, expected in (("transcribe", self.special.transcribe), ("notimestamps", self.special.no_timestamps)):
+            if ids[name] != expected:
+                raise ValueError(f"{path}: <|{name}|> has id {ids[name]}; expected {expected} by Whisper's order.")
+
+    @property
+    def vocab_size(self):
+        """Ids in all, the 1,501 timestamps included."""
+        return self.special.first_timestamp + 1501
+
+    def encode(self, text):
+        """Ids of the text, without special tokens: "<|en|>" in a text is spelt out.
+
+        The text is taken as it is: a leading space is the caller's choice.
+        """
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids, skip_special_tokens=True, decode_with_timestamps=False):
+        """Text of ids [time]; -100 and ids below 0 are passed over, timestamps are written as <|1.20|> if asked."""
+        pieces, words = [], []
+
+        def flush():
+            if words:
+                pieces.append(self._tokenizer.decode(words, skip_special_tokens=False))
+                words.clear()
+
+        for number in np.asarray(ids).reshape(-1).tolist():
+            if number < 0:
+                continue
+            if number < self.special.end:
+                words.append(number)
+            elif number >= self.special.first_timestamp:
+                if decode_with_timestamps:
+                    flush()
+                    seconds = (number - self.special.first_timestamp) * SECONDS_PER_TIMESTAMP
+                    pieces.append(f"<|{seconds:.2f}|>")
+            elif not skip_special_tokens:
+                flush()
+                pieces.append(self._tokenizer.id_to_token(number) or f"<|{number}|>")
+        flush()
+        return "".join(pieces)
+
+    def batch_decode(self, ids, **options):
+        """`decode` of every row of ids [batch, time]."""
+        return [self.decode(row, **options) for row in ids]
+
+    def language_code(self, language):
+        """Code of a language given by code or by English name.
+
+        Raises:
+            ValueError: neither is known.
+        """
+        code = NAME_TO_CODE.get(str(language).lower(), str(language).lower())
+        if code not in LANGUAGES[:self.special.num_languages]:
+            raise ValueError(f"Unknown language {language!r}; expected a code or English name, one of: "
+                             f"{', '.join(sorted(NAME_TO_CODE))}.")
+        return code
+
+    def prefix_tokens(self, language=None, task="transcribe", timestamps=False):
+        """Ids that open a transcript."""
+        code = None if language is None else self.language_code(language)
+        return self.special.prefix(code, task, timestamps)
+
+    def get_decoder_prompt_ids(self, language=None, task="transcribe", no_timestamps=True):
+        """Hugging Face's form of the prefix: pairs (position, id) from position 1 on."""
+        return list(enumerate(self.prefix_tokens(language, task, not no_timestamps)[1:], 1))
+
+    def labels(self, text, language=None, task="transcribe", max_length=None):
+        """Prefix, text and end token: what a model is trained to write.
+
+        Raises:
+            TranscriptTooLong: more than `max_length` ids.
+        """
+        ids = [*self.prefix_tokens(language, task), *self.encode(text), self.special.end]
+        if max_length is not None and len(ids) > max_length:
+            raise TranscriptTooLong(f"The transcript {text[:60]!r} has {len(ids)} tokens, prefix and end included; "
+                                    f"expected at most {max_length}.")
+        return ids
+
+    def non_speech_tokens(self):
+        """Ids that OpenAI suppresses because they are written but not spoken: brackets, musical notes, speaker marks."""
+        marks = list("\"#()*+/:;<=>@[\\]^_`{|}~「」『』")
+        marks += "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪".split()
+        notes = set("♩♪♫♬♭♮♯")
+        found = {self.encode(" -")[0], self.encode(" '")[0]}
+        for mark in [*marks, *sorted(notes)]:
+            for ids in (self.encode(mark), self.encode(" " + mark)):
+                if len(ids) == 1 or mark in notes:
+                    found.add(ids[0])
+        return sorted(found)
+
+    def save(self, path):
+        """Writes the tokenizer.json."""
+        self._tokenizer.save(str(path), pretty=False)
+
+
+def tiny_tokenizer_json(path, num_languages=2):
+    """Writes a tokenizer.json of the 256 bytes, no merges, and Whisper's special tokens: for tests and tiny models."""
+    characters = {byte: character for character, byte in byte_of_character().items()}
+    vocabulary = {characters[byte]: byte for byte in range(256)}
+    names = ["endoftext", "startoftranscript", *LANGUAGES[:num_languages], *TASKS, "startoflm", "startofprev",
+             "nospeech", "notimestamps"]
+    added = [{"id": 256 + i, "content": f"<|{name}|>", "single_word": False, "lstrip": False, "rstrip": False,
+              "normalized": False, "special": True} for i, name in enumerate(names)]
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    Path(path).write_text(json.dumps({
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
+        "pre_tokenizer": level, "post_processor": None, "decoder": level,
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
+                  "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False, "vocab": vocabulary,
+                  "merges": []}}), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Tokenizers, and their in-graph halves for serving."""
