@@ -22,13 +22,15 @@ REQUIRES = [
     "soundfile>=0.12,<1",
     "soxr>=0.5,<2",
     "jiwer>=4.0,<5",
+    "whisper-normalizer>=0.1.10,<0.2",
     "google-cloud-storage>=2.19,<4",  # brings google-crc32c, the checksum of TFRecord framing
 ]
 
 TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4"]
 # What the tests compare with; every such test is skipped, with the reason, where this is missing. On x86-64 Linux the
 # default index serves the CUDA build of torch, which is large and works all the same.
-REFERENCE = ["torch==2.13.0", "transformers>=4.57,<6", "ctranslate2>=4.5,<5", "datasets>=4,<6"]
+REFERENCE = ["torch==2.13.0", "transformers>=4.57,<6", "ctranslate2>=4.5,<5", "datasets>=4,<6",
+             "jax==0.10.2; python_version >= '3.11'"]
 
 EXTRAS = {
     "tf": ["tensorflow>=2.20,<2.22"],  # tensorboard comes with it
