@@ -293,34 +293,25 @@ class WhisperGenerationMixin:
             jit_compile=jit_compile)
         return np.concatenate([prompt, result["sequences"]], axis=1)
 
-    @property
-    def processor(self):
-        """The `WhisperProcessor` of the folder the model came from; may be set.
-
-        Raises:
-            ValueError: the model did not come from a folder.
-        """
-        if self.__dict__.get("_processor") is None:
-            from tfhf.models.whisper.processor import WhisperProcessor
-
-            folder = getattr(self, "pretrained_folder", None)
-            if folder is None:
-                raise ValueError("This model was not loaded from a folder: set model.processor first.")
-            self.__dict__["_processor"] = WhisperProcessor.from_pretrained(folder)
-        return self.__dict__["_processor"]
-
-    @processor.setter
-    def processor(self, processor):
-        self.__dict__["_processor"] = processor
+    processor = None  # the model's WhisperProcessor; `transcribe` loads the one beside the weights when it is not set
+    pretrained_folder = None
 
     def transcribe(self, audio, language=None, task="transcribe", return_timestamps=False, **options):
         """Text of a file or of a waveform at 16 kHz, of any length; a list of either is a batch.
 
         Returns:
-            {"text", "language", "segments"}, or a list of them. See `long_form.transcribe` for the options.
+            {"text", "language", "segments"}, or a list of them. See `long_form.transcribe` for the options and errors.
+
+        Raises:
+            ValueError: the model did not come from a folder, and `model.processor` is not set.
         """
         from tfhf.models.whisper.long_form import transcribe
+        from tfhf.models.whisper.processor import WhisperProcessor
 
+        if self.processor is None:
+            if self.pretrained_folder is None:
+                raise ValueError("This model was not loaded from a folder: set model.processor first.")
+            self.processor = WhisperProcessor.from_pretrained(self.pretrained_folder)
         return transcribe(self, self.processor, audio, language=language, task=task,
                           return_timestamps=return_timestamps, **options)
 
