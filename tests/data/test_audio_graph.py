@@ -58,7 +58,7 @@ def test_every_kind_of_sample_is_what_soundfile_reads(subtype, form, channels):
 
 @pytest.mark.parametrize("rate_hz", [4000, 8000, 11025, 22050, 44100, 44101, 48000, 96000, 192000])
 def test_sweeps_are_resampled_as_soxr_does(rate_hz):
-    """Up to 7 kHz (88 % of the narrower band) to 1e-3; beyond, where soxr's own filter differs between rates, to 1 %."""
+    """Up to 7 kHz (88 % of the narrower band) to 1e-3; beyond, where soxr's filter differs between rates, to 1 %."""
     seconds = 1.3
     time = np.arange(int(rate_hz * seconds)) / rate_hz
     for top_hz, tolerance in ((min(rate_hz * 0.44, 7000), 1e-3), (rate_hz / 2, 1e-2)):

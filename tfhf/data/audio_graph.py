@@ -17,8 +17,8 @@ _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _UNKNOWN_SIZE = 0xFFFFFFFF   # what a program writes that streams a WAV and cannot go back to its header
 
 # The low pass of soxr's very high quality, read off its answers to single impulses: flat to 91.3 % of the lower Nyquist
-# frequency, 175 dB down at 100 %. A sinc that is halved at CUTOFF of that frequency, under a Kaiser window of shape BETA
-# that reaches HALF_WIDTH samples, at the lower rate, to each side.
+# frequency, 175 dB down at 100 %. A sinc cut off at CUTOFF of that frequency, under a Kaiser window of shape BETA that
+# reaches HALF_WIDTH samples, at the lower rate, to each side.
 _CUTOFF, _BETA, _HALF_WIDTH = 0.955664, 18.4333, 133.0
 
 
