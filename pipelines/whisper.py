@@ -1,30 +1,21 @@
 """Whisper: speech recognition and translation, fine-tuned on SpeechText records.
 
-Paper: Radford et al. 2022, "Robust Speech Recognition via Large-Scale Weak Supervision".
+Paper: Radford et al. 2022, "Robust Speech Recognition via Large-Scale Weak Supervision". Recipe `default` takes any
+checkpoint and any records; `quickstart` is tiny.en on the Asterisk prompts on 2 CPU cores, with its figures in
+docs/results.md; `hindi_small` is the classic run, Whisper-small on Common Voice 11 Hindi, train + validation, 8 h:
 
-Recipe `default`: any checkpoint, any records:
+    tfhf records audiofolder cv-corpus-11.0-2022-09-21/hi --out gs://BUCKET/hi
+    tfhf train whisper --recipe hindi_small --strategy tpu output=gs://BUCKET/run data.path=gs://BUCKET/hi
+    tfhf evaluate whisper --recipe hindi_small --split test output=gs://BUCKET/run data.path=gs://BUCKET/hi
 
-    tfhf train whisper output=runs/mine data.path=records task.pretrained=checkpoint
-
-Recipe `hindi_small`, the classic run: Whisper-small on Common Voice 11 Hindi, train + validation, about 8 h of speech.
-
-    tfhf records audiofolder cv-corpus-11.0-2022-09-21/hi --out gs://BUCKET/common_voice_hi
-    tfhf train whisper --recipe hindi_small --strategy tpu output=gs://BUCKET/runs/hindi \\
-        data.path=gs://BUCKET/common_voice_hi task.pretrained=openai/whisper-small
-    tfhf evaluate whisper --recipe hindi_small --split test output=gs://BUCKET/runs/hindi \\
-        data.path=gs://BUCKET/common_voice_hi task.pretrained=openai/whisper-small
-
-Batch arithmetic on a v3-8: 16 a core x 8 cores = 128 clips a step. The published run took 4,000 steps of 16, that is
-64,000 clips or 9.8 epochs of 6,540; here 500 steps x 128 clips are the same 64,000, the learning rate 1e-5 scaled by
-the square root of 8 to 2.8e-5, warm-up 500 / 8 = 62 steps. Expected: 32.0 % WER with the Whisper normaliser, which
-strips Devanagari vowel signs; the recipe reports the `indic` normaliser, which keeps them, beside it. Not run by us.
-
-Recipe `quickstart`: tiny.en on the Asterisk prompts, 2 CPU cores, see pipelines/quickstart.py and docs/results.md.
+On a v3-8: 16 clips a core x 8 cores = 128 a step. The published run took 4,000 steps of 16 clips = 64,000 clips, 9.8
+epochs of 6,540; 500 steps of 128 are the same 64,000. Its learning rate 1e-5 grows with the square root of the batch's
+factor 8 to 2.8e-5, its warm-up of 500 steps shrinks to 62. Expected: 32.0 % WER by the Whisper (`basic`) normaliser,
+which strips Devanagari vowel signs; `indic`, which keeps them, is reported beside it. Not run on a TPU by us.
 """
 
 import dataclasses
 import tempfile
-from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
@@ -33,19 +24,20 @@ from tfhf.config import Config
 from tfhf.data.audio import load_audio
 from tfhf.data.audio_graph import decode_to_16khz
 from tfhf.data.schema import SPEECH_TEXT
+from tfhf.data.shapes import fixed_length, int16_window
 from tfhf.losses.cross_entropy import TokenCrossEntropy
 from tfhf.metrics.word_errors import CharacterErrorRate, WordErrorRate
 from tfhf.models.whisper.config import WhisperConfig
+from tfhf.models.whisper.convert import write_tiny_checkpoint
 from tfhf.models.whisper.model import WhisperForConditionalGeneration
 from tfhf.models.whisper.processor import WhisperProcessor
-from tfhf.models.whisper.tokenizer import tiny_tokenizer_json
 from tfhf.optimizers import OptimizerConfig
 from tfhf.run import DataConfig, RunConfig
 from tfhf.task import Task
 from tfhf.tokenizers.byte_level import ByteLevelDecoder
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class WhisperTaskConfig(Config):
     """`pretrained` is a Hugging Face folder or hub id or a CTranslate2 folder; without it `model` gets random weights
     and `processor` names the folder of the tokenizer. Label tokens beyond `max_label_tokens` are an error.
@@ -68,9 +60,7 @@ class WhisperTaskConfig(Config):
     max_new_tokens: int = 128
 
 
-class WhisperTask(Task):
-    """Waveforms in, transcripts out."""
-
+class WhisperTask(Task):  # waveforms in, transcripts out
     name, Config, record_type, reference_field = "whisper", WhisperTaskConfig, SPEECH_TEXT, "text"
 
     def __init__(self, config):
@@ -81,14 +71,8 @@ class WhisperTask(Task):
 
     @classmethod
     def tiny(cls):
-        folder = tempfile.mkdtemp(prefix="tfhf-tiny-whisper-")
-        model = WhisperConfig(
-            vocab_size=1767, d_model=32, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=64,
-            decoder_layers=2, decoder_attention_heads=2, decoder_ffn_dim=64, max_source_positions=50,
-            max_target_positions=64, eos_token_id=256, pad_token_id=256, bos_token_id=256, decoder_start_token_id=257)
-        tiny_tokenizer_json(f"{folder}/tokenizer.json", num_languages=2)
-        WhisperForConditionalGeneration(model).save_pretrained(folder)
-        return cls(WhisperTaskConfig(processor=folder, model=model, max_label_tokens=32, max_new_tokens=16))
+        folder = write_tiny_checkpoint(tempfile.mkdtemp(prefix="tfhf-tiny-whisper-"))
+        return cls(WhisperTaskConfig(pretrained=folder, max_label_tokens=32, max_new_tokens=16))
 
     def _labels(self, text):
         options, text = self.config, np.asarray(text).item().decode("utf-8").strip()
@@ -97,28 +81,17 @@ class WhisperTask(Task):
             max_length=options.max_label_tokens + 1), "int32")
 
     def preprocess(self, example, bucket, training):
-        length = self.config.max_label_tokens
-        labels = tf.numpy_function(self._labels, [example["text"]], tf.int32)
-        labels = tf.ensure_shape(labels, [None])
-        count = tf.size(labels) - 1
-        padding = [[0, length - count]]
-        # int16 halves the bytes to the device; the model turns it into float32 before the log-mel.
-        audio = tf.cast(tf.round(example["audio"] * 32768.0), tf.int16)
-        audio = tf.ensure_shape(tf.pad(audio, [[0, bucket - tf.size(audio)]]), [bucket])
-        end = self.processor.tokenizer.special.end
-        inputs = {"input_values": audio,
-                  "decoder_input_ids": tf.ensure_shape(tf.pad(labels[:-1], padding, constant_values=end), [length])}
-        targets = tf.ensure_shape(tf.pad(labels[1:], padding, constant_values=-100), [length])
-        return inputs, targets, tf.cast(count, tf.float32)
+        length, end = self.config.max_label_tokens, self.processor.tokenizer.special.end
+        labels = tf.ensure_shape(tf.numpy_function(self._labels, [example["text"]], tf.int32), [None])
+        inputs = {"input_values": int16_window(example["audio"], bucket),
+                  "decoder_input_ids": fixed_length(labels[:-1], length, end)}
+        return inputs, fixed_length(labels[1:], length, -100), tf.cast(tf.size(labels) - 1, tf.float32)
 
     def build_model(self):
-        options = self.config
-        changes = dict(apply_spec_augment=options.spec_augment, dropout=options.dropout,
-                       recompute_activations=options.recompute_activations)
-        if options.pretrained:
-            model = WhisperForConditionalGeneration.from_pretrained(options.pretrained, **changes)
-        else:
-            model = WhisperForConditionalGeneration(dataclasses.replace(options.model, **changes))
+        o, kind = self.config, WhisperForConditionalGeneration
+        changes = dict(apply_spec_augment=o.spec_augment, dropout=o.dropout, recompute_activations=o.recompute_activations)
+        model = (kind.from_pretrained(o.pretrained, **changes) if o.pretrained
+                 else kind(dataclasses.replace(o.model, **changes)))
         model.processor = self.processor
         return model
 
@@ -129,30 +102,29 @@ class WhisperTask(Task):
         return [kind(name) for name in self.config.normalizers for kind in (WordErrorRate, CharacterErrorRate)]
 
     def decode(self, model, inputs):
-        ids = model.generate({"input_values": inputs["input_values"]}, language=self.config.language,
-                             task=self.config.task, num_beams=self.config.num_beams,
-                             max_new_tokens=self.config.max_new_tokens)
-        return [text.strip() for text in self.processor.tokenizer.batch_decode(ids)]
+        o, audio = self.config, {"input_values": inputs["input_values"]}
+        ids = model.generate(audio, o.language, o.task, num_beams=o.num_beams, max_new_tokens=o.max_new_tokens)
+        # ASCII white space only, as tf.strings.strip in the export.
+        return [text.strip(" \t\n\r\v\f") for text in self.processor.tokenizer.batch_decode(ids)]
 
     def load_inputs(self, path):
-        return {"input_values": np.asarray(self.processor.feature_extractor.pad(load_audio(path)))}
+        return {"input_values": self.processor.feature_extractor.window(load_audio(path), name=path)}
 
     def signatures(self, model):
-        tokenizer, options, config = self.processor.tokenizer, self.config, model.config
-        decoder = ByteLevelDecoder(tokenizer.path, config.vocab_size, tokenizer.special.end)
+        tokenizer, o = self.processor.tokenizer, self.config
+        decoder = ByteLevelDecoder(tokenizer.path, model.config.vocab_size, tokenizer.special.end)
 
         def tokens(inputs):
-            return model.transcript_tokens(inputs, options.language, options.task, options.max_new_tokens,
-                                           options.num_beams)
+            return model.transcript_tokens(inputs, o.language, o.task, o.max_new_tokens, o.num_beams)
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="wav")])
         def serving_default(wav):
             audio = decode_to_16khz(wav, max_samples=self.max_samples)
             return {"text": tf.strings.strip(decoder.decode(tokens({"input_values": audio})))}
 
-        shape = [None, config.num_mel_bins, 2 * config.max_source_positions]
+        features = tf.TensorSpec([None, model.config.num_mel_bins, self.max_samples // 160], name="input_features")
 
-        @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32, name="input_features")])
+        @tf.function(input_signature=[features])
         def raw(input_features):
             return {"ids": tokens({"input_features": input_features})}
 
@@ -160,8 +132,19 @@ class WhisperTask(Task):
 
 
 TASK = WhisperTask
+_ANY = RunConfig(
+    output="runs/whisper", data=DataConfig(path="records"), task=WhisperTaskConfig(), batch_size=16, steps=1000,
+    optimizer=OptimizerConfig(learning_rate=1e-5, warmup_steps=50), evaluate_every=250, checkpoint_every=250)
 RECIPES = {
-    "default": RunConfig(
-        output="runs/whisper", data=DataConfig(path="records"), task=WhisperTaskConfig(), batch_size=16, steps=1000,
-        optimizer=OptimizerConfig(learning_rate=1e-5, schedule="linear", warmup_steps=50)),
+    "default": _ANY,
+    "quickstart": dataclasses.replace(
+        _ANY, output="runs/quickstart", batch_size=4, steps=200, log_every=5, evaluate_every=0, checkpoint_every=100,
+        eval_batch_size=10, freeze=("model/encoder/",), data=DataConfig("runs/quickstart/records", drop_longer=True),
+        optimizer=OptimizerConfig(learning_rate=3e-5, schedule="cosine", warmup_steps=10)),
+    "hindi_small": dataclasses.replace(
+        _ANY, output="runs/hindi", batch_size=128, eval_batch_size=64, steps=500, precision="mixed_bfloat16",
+        steps_per_execution=10, log_every=10, evaluate_every=100, checkpoint_every=100,
+        optimizer=OptimizerConfig(learning_rate=2.8e-5, warmup_steps=62),
+        task=WhisperTaskConfig(pretrained="openai/whisper-small", language="hi", normalizers=("basic", "indic"),
+                               max_label_tokens=224, max_new_tokens=224, recompute_activations=True)),
 }

@@ -25,7 +25,7 @@ class WeightsError(ValueError):
 
 
 def reference_name(variable) -> str:
-    """Name of a Keras variable in a torch state dict: `m/encoder/layers_0/fc1/kernel` -> `encoder.layers.0.fc1.weight`."""
+    """A variable's name in a torch state dict: `m/encoder/layers_0/fc1/kernel` -> `encoder.layers.0.fc1.weight`."""
     parts = variable.path.split("/")[1:]
     parts[-1] = _LEAVES.get(parts[-1], parts[-1])
     return re.sub(r"_(\d+)(?=\.)", r".\1", ".".join(parts))
@@ -36,7 +36,7 @@ def _is_kernel(variable):
 
 
 def reference_weights(model) -> dict[str, np.ndarray]:
-    """Every weight of the model but random states, by reference name, in the reference's layout and the model's dtype."""
+    """Every weight of the model but random states, by reference name, in the reference's layout."""
     return {name: _to_reference(variable) for name, variable in _variables(model).items()}
 
 
@@ -100,7 +100,8 @@ def _reference_shape(variable):
 
 def _some(names, most=5):
     names = list(names)
-    return "[" + ", ".join(map(str, names[:most])) + (f", and {len(names) - most} more" if len(names) > most else "") + "]"
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return f"[{', '.join(map(str, names[:most]))}{more}]"
 
 
 def read_safetensors(folder) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ def chain():
 
 def _step(chain):
     def step(token, index, cache):
-        return ops.take(chain[index] if isinstance(index, int) else ops.take(chain, index, axis=0), token, axis=0), cache
+        return ops.take(ops.take(chain, index, axis=0), token, axis=0), cache
     return step
 
 
@@ -49,8 +49,9 @@ def test_a_wide_beam_finds_the_best_of_all_sequences(chain, penalty, xla):
     first = np.repeat(chain[0][starts], beams, 0)
     cache = (np.zeros((len(starts) * beams, 1), "float32"),)
     # Wider than the vocabulary: at the first steps most beams are impossible ones and must stay out.
-    result = compiled(lambda logits, cache: beam_loop(_step(ops.convert_to_tensor(chain)), logits, cache, [], options), xla)(
-        ops.convert_to_tensor(first), tuple(ops.convert_to_tensor(c) for c in cache))
+    step = _step(ops.convert_to_tensor(chain))
+    search = compiled(lambda logits, cache: beam_loop(step, logits, cache, [], options), xla)
+    result = search(ops.convert_to_tensor(first), tuple(ops.convert_to_tensor(c) for c in cache))
     for row, start in enumerate(starts):
         every = _every_sequence(chain, start)
         best = max(every, key=lambda s: every[s] / len(s) ** penalty)

@@ -48,7 +48,8 @@ def test_normalizers():
 
 
 TEXTS = ["It's twenty-one o'clock, isn't it?", "He'd've gone to the centre at 5:30 p.m.", "$3 million and 50¢",
-         "uh, hmm, I'll [laughs] wanna analyse (quietly) the organisation", "two hundred and five, nineteen ninety nine",
+         "uh, hmm, I'll [laughs] wanna analyse (quietly) the organisation",
+         "two hundred and five, nineteen ninety nine",
          "Café naïve — œuvre, 3.14 percent, the 42nd", "", "one two three. Ones and zeros", "won't can't let's y'all"]
 
 

@@ -45,7 +45,7 @@ def filter_top(logits, top_k, top_p):
         ordered = ops.where(ops.arange(ordered.shape[-1])[None] < top_k, ordered, MASKED_LOGIT)
     if top_p < 1.0:
         probabilities = ops.softmax(ordered, axis=-1)
-        before = ops.cumsum(probabilities, axis=-1) - probabilities  # mass of the likelier tokens: the first always stays
+        before = ops.cumsum(probabilities, axis=-1) - probabilities  # of the likelier tokens: the first stays
         threshold = ops.min(ops.where(before < top_p, ordered, -MASKED_LOGIT), axis=-1, keepdims=True)
         logits = ops.where(logits < threshold, MASKED_LOGIT, logits)
     return logits

@@ -83,6 +83,26 @@ def save_pretrained(model, folder):
     weights.write_json(folder / "generation_config.json", generation)
 
 
+def write_tiny_checkpoint(folder):
+    """Writes a random Whisper of 1 s windows and 1,767 byte-level tokens with its processor; returns the folder as str.
+
+    For tests and for trying a pipeline: it has learnt nothing.
+    """
+    from tfhf.models.whisper.model import WhisperForConditionalGeneration
+    from tfhf.models.whisper.processor import WhisperFeatureExtractor, WhisperProcessor
+    from tfhf.models.whisper.tokenizer import WhisperTokenizer, tiny_tokenizer_json
+
+    config = WhisperConfig(
+        vocab_size=1767, d_model=32, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=64, decoder_layers=2,
+        decoder_attention_heads=2, decoder_ffn_dim=64, max_source_positions=50, max_target_positions=64,
+        eos_token_id=256, pad_token_id=256, bos_token_id=256, decoder_start_token_id=257)
+    WhisperForConditionalGeneration(config).save_pretrained(folder)
+    tiny_tokenizer_json(Path(folder) / "tokenizer.json")
+    tokenizer = WhisperTokenizer(Path(folder) / "tokenizer.json")
+    WhisperProcessor(WhisperFeatureExtractor(80, config.max_samples), tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
 def _from_ctranslate2(folder):
     kind, source = weights.read_ctranslate2(folder / "model.bin")
     if kind != "WhisperSpec":

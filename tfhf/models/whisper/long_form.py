@@ -252,7 +252,8 @@ def _advance(model, processor, file, tokens, judged, window, options):
     else:
         times = [token for token in tokens if token >= special.first_timestamp]
         end = seconds(times[-1]) if times and times[-1] != special.first_timestamp else size / FRAMES_PER_SECOND
-        pieces, spans = [tokens], [(0.0, end)]
+        begin = seconds(times[0]) if times and tokens[0] == times[0] else 0.0
+        pieces, spans = [tokens], [(begin if begin < end else 0.0, end)]
     for piece, (start, end) in zip(pieces, spans):
         words = [token for token in piece if token < special.end]
         text = processor.tokenizer.decode(words).strip()

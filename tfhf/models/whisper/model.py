@@ -196,7 +196,8 @@ class WhisperDecoder(keras.layers.Layer):
         x = self.dropout(self.embed(token_ids, ops.arange(length)[None]), training=training)
         bias = causal_bias(length)
         for layer in self.layers:
-            x = recompute.run(layer, self.config.recompute_activations and training, x, encoder_hidden, bias, training=training)
+            x = recompute.run(layer, self.config.recompute_activations and training, x, encoder_hidden, bias,
+                              training=training)
         return self.layer_norm(x)
 
     def logits(self, hidden):

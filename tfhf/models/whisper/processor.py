@@ -29,6 +29,17 @@ class WhisperFeatureExtractor:
         waveform = np.asarray(waveform)[:self.max_samples]
         return np.pad(waveform, (0, self.max_samples - len(waveform)))
 
+    def window(self, waveform, name="audio"):
+        """The waveform filled up to the window, [max_samples]; unlike `pad` it cuts nothing.
+
+        Raises:
+            ValueError: the waveform is longer than the window.
+        """
+        if len(waveform) > self.max_samples:
+            raise ValueError(f"{name}: {len(waveform) / self.sampling_rate:.1f} s, expected at most "
+                             f"{self.max_samples / self.sampling_rate:.1f} s; model.transcribe takes longer ones.")
+        return self.pad(waveform)
+
     def __call__(self, audio, sampling_rate=None):
         """Log-mel features.
 

@@ -132,7 +132,7 @@ class WhisperTokenizer:
         return ids
 
     def non_speech_tokens(self):
-        """Ids that OpenAI suppresses because they are written but not spoken: brackets, musical notes, speaker marks."""
+        """Ids that OpenAI suppresses, written but not spoken: brackets, musical notes, speaker marks."""
         marks = list("\"#()*+/:;<=>@[\\]^_`{|}~「」『』")
         marks += "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪".split()
         notes = set("♩♪♫♬♭♮♯")

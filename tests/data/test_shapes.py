@@ -1,0 +1,22 @@
+"""Static shapes of examples."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfhf.data.shapes import fixed_length, int16_window
+
+
+def test_fixed_length_pads_and_refuses_more():
+    pad = tf.function(lambda x: fixed_length(x, 4, -100), input_signature=[tf.TensorSpec([None], tf.int32)])
+    assert pad.get_concrete_function().structured_outputs.shape == [4]
+    np.testing.assert_array_equal(pad([1, 2]), [1, 2, -100, -100])
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        pad([1, 2, 3, 4, 5])
+
+
+def test_int16_window_gives_the_samples_back():
+    samples = np.arange(-32768, 32767, 97, dtype="int16")
+    window = int16_window(tf.constant(samples / np.float32(32768)), len(samples) + 3).numpy()
+    assert window.dtype == np.int16
+    np.testing.assert_array_equal(window, np.pad(samples, (0, 3)))

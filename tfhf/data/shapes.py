@@ -1,0 +1,20 @@
+"""Tensors of one example brought to the static shape of the step."""
+
+import tensorflow as tf
+
+
+def fixed_length(values, length, padding):
+    """values [n] -> [length], filled up with `padding`; the static shape is known.
+
+    Raises:
+        tf.errors.InvalidArgumentError: n is more than `length`.
+    """
+    return tf.ensure_shape(tf.pad(values, [[0, length - tf.size(values)]], constant_values=padding), [length])
+
+
+def int16_window(audio, num_samples):
+    """float audio [n] in [-1, 1) that came from int16 -> the same int16 samples [num_samples], silence after them.
+
+    int16 halves the bytes on the way to the device; models divide by 32,768 themselves.
+    """
+    return fixed_length(tf.cast(tf.round(audio * 32768.0), tf.int16), num_samples, 0)
