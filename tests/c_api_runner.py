@@ -3,13 +3,15 @@
     python -I tests/c_api_runner.py EXPORT_FOLDER SIGNATURE < inputs.pickle > outputs.pickle
 
 Reads a pickled list of requests (dicts: input name -> array, or list of bytes for strings), and writes a pickled list
-of answers: dicts of arrays (strings as object arrays of bytes), or the error's text where the model refused. It must
-run where `import tensorflow` has not happened: the Python module registers more than the library does by itself.
+of answers: dicts of arrays (strings as object arrays of bytes), or the error's text where the model refused. The last
+line of standard error is the largest memory it had, in bytes. It must run where `import tensorflow` has not happened:
+the Python module registers more than the library does by itself.
 """
 
 import ctypes
 import importlib.util
 import pickle
+import resource
 import sys
 from pathlib import Path
 
@@ -196,6 +198,7 @@ def main(folder, signature):
             answers.append(str(error))
     assert "tensorflow" not in sys.modules
     pickle.dump(answers, sys.stdout.buffer)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=sys.stderr)
 
 
 if __name__ == "__main__":

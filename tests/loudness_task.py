@@ -1,4 +1,4 @@
-"""A task for the tests of exports: the loudness of a WAV file as a text. Small, with weights, and it starts from bytes."""
+"""A task for the tests of exports: the loudness of a WAV file as a text. Small, with weights, and starts from bytes."""
 
 import dataclasses
 import io

@@ -255,9 +255,9 @@ def _answer(function, arrays):
     return {name: value.numpy() for name, value in outputs.items()}
 
 
-def _listed(names, most=5):
+def _listed(names):
     names = list(names)
-    return ", ".join(str(name) for name in names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _check_names(where, got, expected):

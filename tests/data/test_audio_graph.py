@@ -130,6 +130,7 @@ BAD = {
     "12 bits": (edited(34, b"\x0c\0"), "format code 1 with 12 bits"),
     "no samples": (encode(noise(0), 16000), "0 samples"),
     "NaN": (encode(np.array([0.1, np.nan], np.float32), 16000, "FLOAT"), "NaN"),
+    "huge": (encode(np.array([0.1, 1e38], np.float32), 16000, "FLOAT"), "huge samples, expected none beyond 1e+06"),
     "too long": (encode(noise(LIMIT + 1), 16000), "32001 samples at 16000 Hz are 32001 at 16 kHz, expected 32000"),
     "too long when resampled": (encode(noise(LIMIT), 8000), "are 64000 at 16 kHz, expected 32000"),
     "less than a sample": (encode(noise(1), 192000), "1 samples at 192000 Hz are less than one"),

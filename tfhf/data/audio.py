@@ -16,6 +16,7 @@ import soxr
 from tfhf.data import storage
 
 SAMPLE_RATE_HZ = 16000
+LOUDEST = 1e6   # floats of 1e38 are no sound, and turn into NaN when they are resampled; full scale is 1
 _UNKNOWN_SIZE = 0xFFFFFFFF   # what a program writes that streams a WAV and cannot go back to its header
 _EXPECTED = "expected a whole WAV, FLAC, MP3 or Ogg file"
 
@@ -30,7 +31,7 @@ def load_audio(path_or_bytes, sample_rate_hz=SAMPLE_RATE_HZ, name=None):
     Args:
       path_or_bytes: a path (local or gs://), or the file's content.
       name: what to call it in an error; the path, if not given.
-    Raises AudioError: no such file, empty, not a sound, truncated, 0 Hz, 0 samples, NaN or infinite samples.
+    Raises AudioError: no such file, empty, not a sound, truncated, 0 Hz, 0 samples, NaN, infinite or huge samples.
     """
     if isinstance(path_or_bytes, (bytes, bytearray, memoryview)):
         name, data = name or "audio bytes", bytes(path_or_bytes)
@@ -56,8 +57,9 @@ def load_audio(path_or_bytes, sample_rate_hz=SAMPLE_RATE_HZ, name=None):
     if not len(samples):
         raise AudioError(f"{name}: 0 samples, expected at least one")
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
-    if not np.isfinite(mono).all():
-        raise AudioError(f"{name}: holds NaN or infinite samples, expected finite ones")
+    if not np.all(np.abs(mono) <= LOUDEST):   # NaN is not below either
+        raise AudioError(f"{name}: holds NaN, infinite or huge samples, expected none beyond {LOUDEST:g} times full "
+                         "scale")
     return resample(mono, rate, sample_rate_hz, name)
 
 

@@ -10,7 +10,8 @@ import math
 
 import tensorflow as tf
 
-SAMPLE_RATE_HZ = 16000
+from tfhf.data.audio import LOUDEST, SAMPLE_RATE_HZ
+
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 4000, 192000
 MAX_CHUNKS = 4096            # real files have fewer than ten; a bound on the loop over hostile ones
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
@@ -60,7 +61,7 @@ def _find_chunks(data, length, name):
     there = length - begin
     size = tf.where(tf.equal(size, _UNKNOWN_SIZE), there, size)
     size = _require(size <= there, size, name, ": truncated: its header states ", size,
-                    " bytes of samples, the file has ", there)
+                    " bytes of samples, the file has ", there, ", expected a whole WAV file")
     return fmt, fmt_size, begin, size
 
 
@@ -90,7 +91,7 @@ def decode_wav(data, name="wav"):
       data: string scalar.
       name: what errors call it; str or string scalar.
     Raises (when the graph runs) InvalidArgumentError: not RIFF/WAVE, truncated, a kind of sample not named above,
-    a rate outside 4 to 192 kHz, 0 samples, NaN or infinite samples.
+    a rate outside 4 to 192 kHz, 0 samples, NaN, infinite or huge samples.
     """
     data, name = tf.convert_to_tensor(data, tf.string), tf.convert_to_tensor(name, tf.string)
     length = tf.cast(tf.strings.length(data), tf.int64)
@@ -123,8 +124,8 @@ def decode_wav(data, name="wav"):
     # The default argument binds each reader to its own branch.
     values = tf.switch_case(which, [lambda read=read: read(raw) for _, _, read in _READERS])
     audio = tf.reduce_mean(tf.reshape(values, tf.stack([frames, channels])), axis=1)
-    audio = _require(tf.reduce_all(tf.math.is_finite(audio)), audio, name,
-                     ": holds NaN or infinite samples, expected finite ones")
+    audio = _require(tf.reduce_all(tf.abs(audio) <= LOUDEST), audio, name,   # NaN is not below either
+                     f": holds NaN, infinite or huge samples, expected none beyond {LOUDEST:g} times full scale")
     return audio, tf.cast(rate, tf.int32)
 
 
@@ -206,7 +207,7 @@ def decode_to_16khz(wav, max_samples=480000):
         audio = _require(count <= max_samples, audio, name, ": ", tf.size(audio), " samples at ", rate, " Hz are ",
                          count, " at 16 kHz, expected ", tf.constant(max_samples), " or fewer")
         audio = _require(count > 0, audio, name, ": ", tf.size(audio), " samples at ", rate,
-                         " Hz are less than one at 16 kHz")
+                         " Hz are less than one at 16 kHz, expected at least one")
         audio = resample(audio, rate)
         return tf.ensure_shape(tf.pad(audio, [[0, max_samples - tf.size(audio)]]), [max_samples])
 
