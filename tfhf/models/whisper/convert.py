@@ -107,18 +107,23 @@ def _from_ctranslate2(folder):
     kind, source = weights.read_ctranslate2(folder / "model.bin")
     if kind != "WhisperSpec":
         raise weights.WeightsError(f"{folder}/model.bin: holds a {kind}; expected WhisperSpec.")
-    tensors, width = {}, source["decoder/embeddings/weight"].shape[1]
+    tensors = {}
+
+    def take(name):
+        if name not in source:
+            raise weights.WeightsError(f"{folder}/model.bin: tensor {name} is missing.")
+        return source.pop(name)
 
     def put(name, value):
         tensors["model." + name] = value
 
     def norm(target, prefix):
-        put(f"{target}.weight", source.pop(f"{prefix}/gamma"))
-        put(f"{target}.bias", source.pop(f"{prefix}/beta"))
+        put(f"{target}.weight", take(f"{prefix}/gamma"))
+        put(f"{target}.bias", take(f"{prefix}/beta"))
 
     def linear(targets, prefix):
         """One stacked matrix of CTranslate2 to its parts; the k slice of a bias is zero, Whisper's k has none."""
-        weight, bias = source.pop(f"{prefix}/weight"), source.pop(f"{prefix}/bias")
+        weight, bias = take(f"{prefix}/weight"), take(f"{prefix}/bias")
         rows = weight.shape[0] // len(targets)
         for i, target in enumerate(targets):
             part = bias[i * rows:(i + 1) * rows]
@@ -133,18 +138,18 @@ def _from_ctranslate2(folder):
         return [f"{block}.{name}_proj" for name in names]
 
     for conv in ("conv1", "conv2"):
-        put(f"encoder.{conv}.weight", source.pop(f"encoder/{conv}/weight"))
-        put(f"encoder.{conv}.bias", source.pop(f"encoder/{conv}/bias"))
-    put("decoder.embed_tokens.weight", source.pop("decoder/embeddings/weight"))
+        put(f"encoder.{conv}.weight", take(f"encoder/{conv}/weight"))
+        put(f"encoder.{conv}.bias", take(f"encoder/{conv}/bias"))
+    put("decoder.embed_tokens.weight", take("decoder/embeddings/weight"))
     projection = source.pop("decoder/projection/weight", None)
     if projection is not None and not np.array_equal(projection, tensors["model.decoder.embed_tokens.weight"]):
         raise weights.WeightsError(f"{folder}/model.bin: the output projection is not tied to the token embedding.")
     layers, heads = {}, {}
     for side in ("encoder", "decoder"):
-        put(f"{side}.embed_positions.weight", source.pop(f"{side}/position_encodings/encodings"))
+        put(f"{side}.embed_positions.weight", take(f"{side}/position_encodings/encodings"))
         norm(f"{side}.layer_norm", f"{side}/layer_norm")
         layers[side] = len({k.split("/")[1] for k in source if k.startswith(f"{side}/layer_")})
-        heads[side] = int(source.pop(f"{side}/num_heads"))
+        heads[side] = int(take(f"{side}/num_heads"))
         for i in range(layers[side]):
             here, there = f"{side}/layer_{i}", f"{side}.layers.{i}"
             linear(projections(f"{there}.self_attn", "qkv"), f"{here}/self_attention/linear_0")
@@ -161,7 +166,7 @@ def _from_ctranslate2(folder):
     left_over = sorted(name for name, value in source.items() if value.ndim)  # scalars are CTranslate2's own options
     if left_over:
         raise weights.WeightsError(f"{folder}/model.bin: {len(left_over)} tensors are left over: {left_over[:5]}.")
-    vocab_size = tensors["model.decoder.embed_tokens.weight"].shape[0]
+    vocab_size, width = tensors["model.decoder.embed_tokens.weight"].shape
     special = dict(eos_token_id=50257, decoder_start_token_id=50258, pad_token_id=50257, bos_token_id=50257)
     if vocab_size < 51865:
         special = dict(eos_token_id=50256, decoder_start_token_id=50257, pad_token_id=50256, bos_token_id=50256)
