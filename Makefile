@@ -27,20 +27,20 @@ setup: $(BASE)
 
 $(BASE):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "tfhf needs Python 3.10 or newer, this is " + sys.version)'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing tfhf and TensorFlow $(TENSORFLOW) into $(VENV) (some minutes the first time) ..."
-	@$(PIP) --editable '.[tf]' 'tensorflow==$(TENSORFLOW)'
+	@$(PIP) --editable '.[tf,hf]' 'tensorflow==$(TENSORFLOW)'
 	@rm -f $(VENV)/.base-* && touch $@
 
 $(TEST): $(BASE)
-	@$(PIP) --editable '.[tf,test]' 'tensorflow==$(TENSORFLOW)'
+	@$(PIP) --editable '.[tf,hf,test]' 'tensorflow==$(TENSORFLOW)'
 	@rm -f $(VENV)/.test-* && touch $@
 
 # torch and transformers are what the tests compare with. Where they cannot be had the suite still passes, with skips.
 setup-test: $(TEST)
 	@if [ '$(REFERENCE)' = yes ] && [ ! -e $(PEERS) ]; then \
 	  echo "Installing torch and transformers, the references of the parity tests ..."; \
-	  if $(PIP) --editable '.[tf,test,reference]' 'tensorflow==$(TENSORFLOW)'; then \
+	  if $(PIP) --editable '.[tf,hf,test,reference]' 'tensorflow==$(TENSORFLOW)'; then \
 	    rm -f $(VENV)/.reference-* && touch $(PEERS); \
 	  else echo "NOTE: the references could not be installed (see above); the tests that need them are skipped."; fi; \
 	fi

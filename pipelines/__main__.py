@@ -20,7 +20,7 @@ tfhf records WRITER --out DIR ...            raw data -> records
 tfhf train TASK [key=value ...]              records -> checkpoints; run again to go on
 tfhf evaluate TASK [key=value ...]           checkpoint -> metrics.json
 tfhf predict TASK FILE ... [key=value ...]   files -> predictions
-tfhf export TASK [key=value ...]             checkpoint -> SavedModel
+tfhf export TASK [FILE ...] [key=value ...]  checkpoint -> SavedModel, compared with the model on FILEs
 """
 
 
@@ -103,7 +103,8 @@ def export(arguments) -> None:
         if arguments.checkpoint == "initial"
         else run.load_trained(task, config.output, arguments.checkpoint)
     )
-    print(exporter.export(task, model, arguments.export_dir or os.path.join(config.output, "export")))
+    out_dir = arguments.export_dir or os.path.join(config.output, "export")
+    print(exporter.export(task, model, out_dir, files=arguments.files))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -125,7 +126,7 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(action=action)
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         command.add_argument("task", metavar="TASK")
-        what = "FILE or key=value" if name == "predict" else "key=value"
+        what = "FILE or key=value" if name in ("predict", "export") else "key=value"
         command.add_argument("rest", nargs="*", metavar=what, help="for example optimizer.learning_rate=1e-5")
         command.add_argument("--recipe", default="default")
         command.add_argument("--output", help="the run's folder, local or gs://")
@@ -136,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
         if name == "evaluate":
             command.add_argument("--split", help="default: the recipe's data.eval_split")
         if name == "export":
-            command.add_argument("--export-dir", help="default: OUTPUT/export")
+            command.add_argument("--export-dir", help="default: OUTPUT/export; the model goes to DIR/TASK/VERSION")
     if importlib.util.find_spec("tfhf.preflight") and importlib.util.find_spec("tfhf.doctor"):
         for name in ("preflight", "doctor"):
             commands.add_parser(name, add_help=False).set_defaults(action=None)
@@ -151,7 +152,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     unknown = [word for word in rest if word.startswith("-")]
     # A file may have = in its name; then it is there.
     files = [word for word in rest if not _OVERRIDE.match(word) or os.path.exists(word)]
-    if unknown or (files and arguments.command != "predict"):
+    if unknown or (files and arguments.command not in ("predict", "export")):
         top.error(
             f"unrecognised: {' '.join(unknown or files)}; expected key=value, or an option of "
             f"`{arguments.command} --help`"

@@ -7,9 +7,9 @@ through the SavedModel. The run's folder is runs/quickstart (or the first argume
 Expected on 2 CPU cores: see docs/results.md. If the prompts cannot be had, speech synthesised by eSpeak NG stands in.
 """
 
-import io
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,7 +17,6 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
 
 import soundfile
-import tensorflow as tf
 
 from pipelines.__main__ import main as tfhf
 from tfhf.assets import ASSETS, AssetUnavailable, fetch
@@ -25,6 +24,13 @@ from tfhf.data.records import RecordReader
 from tfhf.data.schema import SPEECH_TEXT
 
 CLIPS = 3
+# All that a client needs: TensorFlow, and nothing of tfhf.
+CLIENT = """
+import json, sys, tensorflow as tf
+serve = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+answer = serve(wav=tf.constant([open(path, "rb").read() for path in sys.argv[2:]]))
+print(json.dumps([text.decode("utf-8") for text in answer["text"].numpy()]))
+"""
 
 
 class Steps:
@@ -83,24 +89,27 @@ def score(run, when):
     return json.loads((folder / "metrics.json").read_text("utf-8"))["metrics"], predictions
 
 
-def some_clips(records):
-    """-> [(id, WAV bytes, reference)] of the first test clips of five words or more."""
+def some_clips(records, folder):
+    """Writes the first test clips of five words or more as WAV files; -> [(id, path, reference)]."""
     clips = []
+    folder.mkdir(parents=True, exist_ok=True)
     with RecordReader(records / "test", SPEECH_TEXT) as reader:
         for number in range(len(reader)):
             example = {name: value.numpy() for name, value in SPEECH_TEXT.decode(reader.read(number)).items()}
             if len(example["text"].split()) >= 5 and len(clips) < CLIPS:
-                wav = io.BytesIO()
-                soundfile.write(wav, example["audio"], int(example["sample_rate_hz"]), "PCM_16", format="WAV")
-                clips.append((example["id"].decode(), wav.getvalue(), example["text"].decode()))
+                clips.append((example["id"].decode(), folder / f"{len(clips) + 1}.wav", example["text"].decode()))
+                soundfile.write(clips[-1][1], example["audio"], int(example["sample_rate_hz"]), "PCM_16")
     return clips
 
 
 def transcribe(export, clips):
-    """-> the texts that the newest version in `export` gives for WAV bytes, as TF Serving would be asked."""
+    """-> the texts that the newest version in `export` gives for the clips, in a process of its own."""
     newest = max((path for path in export.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
-    serve = tf.saved_model.load(str(newest)).signatures["serving_default"]
-    return [text.decode("utf-8") for text in serve(wav=tf.constant([wav for _, wav, _ in clips]))["text"].numpy()]
+    result = subprocess.run([sys.executable, "-c", CLIENT, str(newest), *[str(path) for _, path, _ in clips]],
+                            stdout=subprocess.PIPE, text=True)
+    if result.returncode:
+        sys.exit(f"quickstart: the client of {newest} failed with status {result.returncode}")
+    return json.loads(result.stdout.splitlines()[-1])
 
 
 def percent(metrics):
@@ -126,9 +135,9 @@ def main(argv=None):
     steps.run("evaluate again", "evaluate", *task, "--split", "test")
     after, predictions = score(run, "step")
     steps.say(percent(after))
-    steps.run("export", "export", *task)
-    clips = some_clips(records)
-    texts = steps.time(f"transcribe {len(clips)} clips, SavedModel", transcribe, run / "export", clips)
+    clips = some_clips(records, run / "clips")
+    steps.run("export", "export", *task, *[str(path) for _, path, _ in clips])
+    texts = steps.time(f"transcribe {len(clips)} clips, SavedModel", transcribe, run / "export" / "whisper", clips)
     same = sum(text == predictions[name] for (name, _, _), text in zip(clips, texts))
     steps.say(f"{same} of {len(clips)} as the Python model")
     for (name, _, reference), text in zip(clips, texts):

@@ -44,3 +44,15 @@ def assets():
             pytest.skip(missing[name])
 
     return get
+
+
+@pytest.fixture(scope="session")
+def whisper_tiny_en(assets):
+    """Folder of OpenAI's tiny.en: model.bin, config.json, tokenizer.json, vocabulary.txt."""
+    return assets("whisper-tiny.en")
+
+
+@pytest.fixture(scope="session")
+def asterisk_prompts(assets):
+    """Folder of the 568 recorded prompts: en/**/*.wav and core-sounds-en.txt."""
+    return assets("asterisk-prompts")

@@ -286,6 +286,7 @@ class RecordReader:
         self.close()
 
     def close(self):
+        """Close the shards; reading on opens them again."""
         with self._lock:
             for descriptor in self._descriptors.values():
                 os.close(descriptor)

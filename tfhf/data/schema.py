@@ -46,6 +46,7 @@ class Packed:
 
     @property
     def id_hash(self):
+        """The first 8 bytes of the BLAKE2b of the id, as an integer."""
         return int.from_bytes(hashlib.blake2b(self.id.encode("utf-8"), digest_size=8).digest(), "little")
 
 
@@ -71,6 +72,7 @@ class RecordType:
 
     @property
     def has_audio(self):
+        """Whether one of the fields is audio."""
         return any(field.kind == "audio" for field in self.fields)
 
     def pack(self, example, audio_encoding=PCM16):

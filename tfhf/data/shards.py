@@ -57,12 +57,14 @@ class Index:
     entries: np.ndarray
 
     def to_bytes(self):
+        """The index as it lies on disk, its crc32c last."""
         header = canonical(self.header)
         body = _INDEX_MAGIC + struct.pack("<I", len(header)) + header + self.entries.tobytes()
         return body + CRC.pack(masked_crc32c(body))
 
     @classmethod
     def from_bytes(cls, data, where):
+        """What `to_bytes` wrote; `where` names the file in a RecordError about damage."""
         if len(data) < 16 or data[:8] != _INDEX_MAGIC:
             raise RecordError(f"{where}: not a record index (first bytes {data[:8]!r}, expected {_INDEX_MAGIC!r})")
         if CRC.unpack(data[-4:])[0] != masked_crc32c(data[:-4]):

@@ -153,6 +153,7 @@ class FolderLock:
             raise StorageError(f"{folder}: another writer is at work in this folder") from error
 
     def close(self):
+        """Let other writers in; harmless when done twice."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -171,12 +172,14 @@ class AtomicFile:
         self._file = None if is_remote(path) else open(self.path + ".partial", "wb", buffering=1 << 20)
 
     def write(self, data):
+        """Append bytes."""
         if self._file is None:
             self._chunks.append(data)
         else:
             self._file.write(data)
 
     def commit(self):
+        """Put the file under its name, whole; on a local disk also synchronised."""
         if self._file is None:
             with _gfile(self.path) as gfile, gfile.GFile(self.path, "wb") as file:
                 file.write(b"".join(self._chunks))
@@ -188,6 +191,7 @@ class AtomicFile:
         _sync_folder(os.path.dirname(self.path) or ".")
 
     def discard(self):
+        """Leave nothing behind."""
         self._chunks = None
         if self._file is not None:
             self._file.close()
