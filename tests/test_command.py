@@ -60,6 +60,11 @@ def test_one_clear_line(toy, capsys, line, words):
         command.main(["--debug", *line.split()])
 
 
+def test_export_takes_files_and_settings_in_any_order():
+    parsed = command.parse(["export", "toy", "a.wav", "steps=3", "--checkpoint", "initial", "b.wav"])
+    assert (parsed.files, parsed.overrides, parsed.checkpoint) == (["a.wav", "b.wav"], ["steps=3"], "initial")
+
+
 @pytest.mark.parametrize("line", ["train toy --speed 3", "train toy stray", "predict toy", "walk"])
 def test_usage(toy, capsys, line):
     with pytest.raises(SystemExit) as status:

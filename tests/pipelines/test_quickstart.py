@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import soundfile
+import tensorflow as tf
 
 from pipelines import quickstart
 from tfhf.assets import AssetUnavailable
@@ -59,6 +60,26 @@ def test_clips_are_whole_wav_files(tmp_path):
     assert [(name, text) for name, _, text in clips] == [(f"clip-{n}", texts[n]) for n in (1, 3, 4)]
     samples, rate = soundfile.read(clips[1][1], dtype="int16")
     assert rate == 16000 and samples.tolist() == [300] * 1600
+
+
+def test_the_newest_export_is_asked_in_a_process_of_its_own(tmp_path):
+    class Server(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="wav")])
+        def serve(self, wav):
+            return {"text": tf.strings.join([self.said, wav])}
+
+    for version, said in ((9, "old "), (10, "grüß ")):
+        server = Server()
+        server.said = said
+        tf.saved_model.save(server, str(tmp_path / "export" / str(version)), {"serving_default": server.serve})
+    clips = []
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(name.encode())
+        clips.append((name, tmp_path / name, "reference"))
+    assert quickstart.transcribe(tmp_path / "export", clips) == ["grüß a", "grüß b"]
+    (tmp_path / "b").unlink()
+    with pytest.raises(SystemExit, match="the client of .*10 failed with status 1"):
+        quickstart.transcribe(tmp_path / "export", clips)
 
 
 def test_scores_are_read_back(tmp_path):
