@@ -51,7 +51,7 @@ class WhisperTaskConfig(Config):
     task: str = "transcribe"
     max_label_tokens: int = 128
     label_smoothing: float = 0.0
-    spec_augment: bool = False
+    apply_spec_augment: bool = False
     recompute_activations: bool = False
     dropout: float = 0.0
     normalizers: tuple[str, ...] = ("whisper-english",)
@@ -62,7 +62,6 @@ class WhisperTaskConfig(Config):
 
 class WhisperTask(Task):  # waveforms in, transcripts out
     name, Config, record_type, reference_field = "whisper", WhisperTaskConfig, SPEECH_TEXT, "text"
-
     def __init__(self, config):
         super().__init__(config)
         self.processor = WhisperProcessor.from_pretrained(config.processor or config.pretrained)
@@ -89,7 +88,7 @@ class WhisperTask(Task):  # waveforms in, transcripts out
 
     def build_model(self):
         o, kind = self.config, WhisperForConditionalGeneration
-        changes = dict(apply_spec_augment=o.spec_augment, dropout=o.dropout, recompute_activations=o.recompute_activations)
+        changes = {name: getattr(o, name) for name in ("apply_spec_augment", "dropout", "recompute_activations")}
         model = (kind.from_pretrained(o.pretrained, **changes) if o.pretrained
                  else kind(dataclasses.replace(o.model, **changes)))
         model.processor = self.processor
@@ -139,7 +138,7 @@ RECIPES = {
     "default": _ANY,
     "quickstart": dataclasses.replace(
         _ANY, output="runs/quickstart", batch_size=4, steps=200, log_every=5, evaluate_every=0, checkpoint_every=100,
-        eval_batch_size=10, freeze=("model/encoder/",), data=DataConfig("runs/quickstart/records", drop_longer=True),
+        eval_batch_size=10, freeze=("model/encoder/",), jit_compile=False, data=DataConfig("records", drop_longer=True),
         optimizer=OptimizerConfig(learning_rate=3e-5, schedule="cosine", warmup_steps=10)),
     "hindi_small": dataclasses.replace(
         _ANY, output="runs/hindi", batch_size=128, eval_batch_size=64, steps=500, precision="mixed_bfloat16",

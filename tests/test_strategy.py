@@ -21,6 +21,9 @@ def test_unknown_words(spec):
 
 
 def test_none_compiles():
+    with pytest.raises(StrategyError, match="jit_compile=true with strategy 'cpu:2'"):
+        make_runtime("cpu:2", jit_compile=True)
+    assert make_runtime("none", jit_compile=False).jit_compile is False
     runtime = make_runtime("none")
     assert (runtime.strategy, runtime.num_replicas, runtime.jit_compile) == (None, 1, True)
     assert strategy_kind("tpu:name") == "tpu"

@@ -304,7 +304,7 @@ def predict(
 
 def _start(config: RunConfig) -> Runtime:
     """Devices first, then seeds and precision: virtual devices cannot be made once TensorFlow is in use."""
-    runtime = make_runtime(config.strategy)
+    runtime = make_runtime(config.strategy, config.jit_compile)
     for name in ("batch_size", "eval_batch_size"):
         if getattr(config, name) % runtime.num_replicas:
             raise ConfigError(

@@ -38,6 +38,8 @@ class RunConfig(Config):
             other time.
         keep_checkpoints: how many of the newest to leave; 0: all.
         steps_per_execution: steps that one call of the device runs; more than 1 is for TPUs.
+        jit_compile: whether XLA compiles the train step; None: yes, but not under virtual replicas, where it cannot. On
+            a CPU without replicas the plain graph can be quicker, and it compiles in half the time.
         freeze: regular expressions over variable paths; what matches is not trained.
     """
 
@@ -57,6 +59,7 @@ class RunConfig(Config):
     keep_checkpoints: int = 3
     steps_per_execution: int = 1
     freeze: tuple[str, ...] = ()
+    jit_compile: bool | None = None
 
     def __post_init__(self):
         for name in ("batch_size", "eval_batch_size", "steps", "steps_per_execution"):

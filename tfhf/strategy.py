@@ -48,18 +48,23 @@ def strategy_kind(spec: str) -> str:
     return spec.partition(":")[0]
 
 
-def make_runtime(spec: str) -> Runtime:
+def make_runtime(spec: str, jit_compile: bool | None = None) -> Runtime:
     """Set up "none", "cpu:N", "gpu" or "tpu[:name]".
+
+    `jit_compile` None: XLA for "none", not under a strategy (a TPU compiles by itself).
 
     "cpu:N" splits the CPU into N virtual devices, which must happen before TensorFlow is first used. "tpu" is the TPU
     of the environment variable TPU_NAME, or else the one this machine is attached to ("local").
 
     Raises:
-        StrategyError: an unknown word, or devices that are not there.
+        StrategyError: an unknown word, devices that are not there, or jit_compile under a strategy.
     """
     kind, _, detail = spec.partition(":")
     if kind == "none" and not detail:
-        return Runtime("none", None, 1, True)
+        return Runtime("none", None, 1, jit_compile is not False)
+    if jit_compile:
+        raise StrategyError(f"jit_compile=true with strategy {spec!r}: expected null or false; XLA fails there on "
+                            "variables of another device")
     if kind == "cpu":
         if not detail.isdigit() or int(detail) < 1:
             raise StrategyError(f"strategy {spec!r}: expected cpu:N with N virtual replicas, for example cpu:8")
