@@ -1,6 +1,7 @@
 """WER and CER with their counts, and the named normalisers."""
 
 import math
+import random
 
 import pytest
 
@@ -30,6 +31,22 @@ def test_equals_jiwer_over_all_examples():
         for pair in zip(references, predictions):
             metric.update(*pair)
         assert metric.result()[metric.rate] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("space", ["\t", "\n", "\u3000", "\u00a0", "  ", " \r\n "])
+def test_any_white_space_parts_words(space):
+    metric = WordErrorRate("none")
+    metric.update(f"a{space}b", "a b")
+    metric.update("a b", f" a{space}c")
+    metric.update("", f"c{space}d")
+    result = metric.result()
+    assert (result["hits"], result["substitutions"], result["insertions"], result["reference_words"]) == (3, 1, 2, 4)
+
+
+def test_nothing_heard_is_all_deletions():
+    metric = CharacterErrorRate("none")
+    metric.update("ab c", "")
+    assert metric.result()["deletions"] == 4 and metric.result()["cer"] == 1
 
 
 def test_no_reference_words_is_not_zero_errors():
@@ -62,3 +79,17 @@ def test_equals_transformers():
     for text in TEXTS:
         assert get_normalizer("whisper-english")(text) == english(text)
         assert get_normalizer("basic")(text).strip() == BasicTextNormalizer()(text).strip()
+
+
+def test_equals_transformers_on_random_sentences():
+    pytest.importorskip("transformers", reason="live parity needs transformers")
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
+    from whisper_normalizer.english import EnglishSpellingNormalizer
+
+    parts = " ".join(TEXTS).split() + ("oh point five double seven triple hundred thousand million and a half cents "
+                                       "€20 minus -5 +7 1960s 21st 007 ' , ½ ß 日本 हिन्दी percent per dollars").split()
+    english, basic = EnglishTextNormalizer(EnglishSpellingNormalizer().mapping), BasicTextNormalizer()
+    ours, plain, rng = get_normalizer("whisper-english"), get_normalizer("basic"), random.Random(0)
+    for _ in range(1000):
+        text = " ".join(rng.choices(parts, k=rng.randint(1, 9)))
+        assert ours(text) == english(text) and plain(text) == basic(text), text

@@ -18,7 +18,7 @@ class _ErrorRate:
 
     def update(self, reference, prediction):
         """Adds one example; both are str. An empty reference counts its prediction as insertions."""
-        reference, prediction = (self._normalize(text).strip() for text in (reference, prediction))
+        reference, prediction = (self._prepare(self._normalize(text)) for text in (reference, prediction))
         self._examples += 1
         if not reference:  # jiwer refuses it
             self._counts["insertions"] += self._length(prediction)
@@ -46,6 +46,10 @@ class WordErrorRate(_ErrorRate):
     _align = staticmethod(jiwer.process_words)
 
     @staticmethod
+    def _prepare(text):
+        return " ".join(text.split())  # jiwer parts words at U+0020 only; a tab or newline would glue two
+
+    @staticmethod
     def _length(text):
         return len(text.split())
 
@@ -55,6 +59,7 @@ class CharacterErrorRate(_ErrorRate):
 
     rate, unit = "cer", "characters"
     _align = staticmethod(jiwer.process_characters)
+    _prepare = staticmethod(str.strip)
 
     @staticmethod
     def _length(text):

@@ -35,7 +35,8 @@ def token_bytes(tokenizer_json, num_ids, first_special_id):
             raise ValueError(f"{tokenizer_json}: token {number} is {token!r}, which is not byte-level.")
         pieces[number] = bytes(table[character] for character in token)
         named.add(number)
-    absent = sorted(set(range(first_special_id)) - named)
+    # The id before the special ones may be nameless: OpenAI's multilingual vocabulary ends with an empty token.
+    absent = sorted(set(range(first_special_id - 1)) - named)
     if absent:
         raise ValueError(f"{tokenizer_json}: {len(absent)} ids have no token, the first is {absent[0]}.")
     return pieces

@@ -44,24 +44,30 @@ class WhisperFeatureExtractor:
         """Log-mel features.
 
         Args:
-            audio: float waveform [samples], or a list of them.
+            audio: float waveform [samples] in [-1, 1), or a list of them.
             sampling_rate: of the waveforms; checked.
 
         Returns:
             float32 [batch, num_mel_bins, max_samples / 160].
 
         Raises:
-            ValueError: another rate, an empty waveform, or one with channels.
+            ValueError: another rate, no waveform, an empty one, one with channels, integers or values not finite.
         """
         if sampling_rate not in (None, self.sampling_rate):
             raise ValueError(f"sampling_rate: got {sampling_rate} Hz; this model was trained at {self.sampling_rate} "
                              "Hz. Resample first (tfhf.data.audio.load_audio does).")
         single = not isinstance(audio, (list, tuple)) and np.ndim(audio) == 1
-        waveforms = [np.asarray(waveform, "float32") for waveform in ([audio] if single else audio)]
+        waveforms = [np.asarray(waveform) for waveform in ([audio] if single else audio)]
+        if not waveforms:
+            raise ValueError("audio: got an empty list; expected at least one waveform.")
         for number, waveform in enumerate(waveforms):
             if waveform.ndim != 1 or not waveform.size:
                 raise ValueError(f"audio {number}: got shape {waveform.shape}; expected mono [samples], at least one.")
-        padded = np.stack([self.pad(waveform) for waveform in waveforms])
+            if waveform.dtype.kind != "f":  # int16 taken as it is would be 32,768 times too loud
+                raise ValueError(f"audio {number}: got {waveform.dtype}; expected floats in [-1, 1).")
+            if not np.isfinite(waveform).all():
+                raise ValueError(f"audio {number}: has samples that are not finite.")
+        padded = np.stack([self.pad(waveform.astype("float32")) for waveform in waveforms])
         return np.ascontiguousarray(ops.convert_to_numpy(self._log_mel(padded)).transpose(0, 2, 1))
 
 
@@ -82,8 +88,10 @@ class WhisperProcessor:
         if not (folder / "tokenizer.json").exists():
             raise FileNotFoundError(f"{folder}: has no tokenizer.json.")
         files = {name: json.loads((folder / name).read_text("utf-8")) if (folder / name).exists() else {}
-                 for name in ("preprocessor_config.json", "config.json")}
-        features, model = files["preprocessor_config.json"], files["config.json"]
+                 for name in ("processor_config.json", "preprocessor_config.json", "config.json")}
+        # transformers 5 writes the extractor's settings into processor_config.json, earlier ones beside it.
+        features = files["processor_config.json"].get("feature_extractor") or files["preprocessor_config.json"]
+        model = files["config.json"]
         bins = features.get("feature_size") or model.get("num_mel_bins") or 80
         samples = features.get("n_samples") or 320 * model.get("max_source_positions", 1500)
         extractor = WhisperFeatureExtractor(bins, samples, features.get("sampling_rate", 16000))
@@ -93,7 +101,7 @@ class WhisperProcessor:
         """Writes the files from which `transformers.WhisperProcessor` loads too."""
         folder, special = Path(folder), self.tokenizer.special
         folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save(folder / "tokenizer.json")
+        self.tokenizer.save(folder)
         extractor = self.feature_extractor
         weights.write_json(folder / "preprocessor_config.json", {
             "feature_extractor_type": "WhisperFeatureExtractor", "processor_class": "WhisperProcessor",
@@ -101,11 +109,18 @@ class WhisperProcessor:
             "n_fft": 400, "chunk_length": extractor.max_samples // extractor.sampling_rate,
             "n_samples": extractor.max_samples, "nb_max_frames": extractor.max_samples // 160, "padding_side": "right",
             "padding_value": 0.0, "return_attention_mask": False})
-        end = "<|endoftext|>"
+        end, added = "<|endoftext|>", self.tokenizer.added_tokens
+        roles = {f"{role}_token": end for role in ("bos", "eos", "unk", "pad")}
+        # transformers takes the last of these for the one before <|0.00|>.
+        roles["additional_special_tokens"] = [token["content"] for token in sorted(added, key=lambda t: t["id"])
+                                              if special.end <= token["id"] < special.first_timestamp]
+        weights.write_json(folder / "special_tokens_map.json", roles)
         weights.write_json(folder / "tokenizer_config.json", {
-            "tokenizer_class": "WhisperTokenizer", "processor_class": "WhisperProcessor", "bos_token": end,
-            "eos_token": end, "unk_token": end, "pad_token": end, "model_max_length": 1024, "add_prefix_space": False,
-            "errors": "replace", "return_attention_mask": False, "multilingual": special.multilingual})
+            "tokenizer_class": "WhisperTokenizer", "processor_class": "WhisperProcessor", **roles,
+            "model_max_length": 1024, "add_prefix_space": False, "errors": "replace", "return_attention_mask": False,
+            "multilingual": special.multilingual,
+            "added_tokens_decoder": {str(token["id"]): {name: value for name, value in token.items() if name != "id"}
+                                     for token in added}})
 
     def __call__(self, audio=None, sampling_rate=None, text=None):
         """{"input_features"} of audio, {"labels"} of a text or a list of texts (ids without prefix), or both.

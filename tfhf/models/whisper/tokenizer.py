@@ -37,12 +37,18 @@ class WhisperTokenizer:
         path: a tokenizer.json (`tokenizers` format) with Whisper's special tokens; timestamps may be missing in it.
 
     Raises:
-        ValueError: <|endoftext|> or <|startoftranscript|> is missing, or the others are not in Whisper's order.
+        ValueError: the file is damaged or not a BPE tokenizer, a special token that is needed is missing, or they are
+            not in Whisper's order.
     """
 
     def __init__(self, path):
         self.path = str(path)
-        self._tokenizer = Tokenizer.from_file(self.path)
+        self._content = Path(path).read_text("utf-8")
+        content = self._parse()
+        self.added_tokens = content.get("added_tokens", [])  # as the file has them
+        # Published files mark timestamps as ordinary tokens: "<|0.00|>" in a text would become one.
+        marked = [{**token, "special": True} for token in self.added_tokens]
+        self._tokenizer = Tokenizer.from_str(json.dumps({**content, "added_tokens": marked}))
         self._tokenizer.encode_special_tokens = True  # "<|endoftext|>" in a transcript is text, not the end
         ids = {name: self._tokenizer.token_to_id(f"<|{name}|>") for name in
                ("endoftext", "startoftranscript", "translate", "transcribe", "notimestamps")}
@@ -57,13 +63,23 @@ class WhisperTokenizer:
             if ids[name] != expected:
                 raise ValueError(f"{path}: <|{name}|> has id {ids[name]}; expected {expected} by Whisper's order.")
 
+    def _parse(self):
+        try:
+            content = json.loads(self._content)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{self.path}: is damaged, not JSON: {error}.") from error
+        kind = (content.get("model") or {}).get("type") if isinstance(content, dict) else None
+        if kind != "BPE":
+            raise ValueError(f"{self.path}: got a tokenizer of type {kind!r}; expected 'BPE'.")
+        return content
+
     @property
     def vocab_size(self):
         """Ids in all, the 1,501 timestamps included."""
         return self.special.first_timestamp + 1501
 
     def encode(self, text):
-        """Ids of the text, without special tokens: "<|en|>" in a text is spelt out.
+        """Ids of the text, without special tokens: "<|en|>" or "<|0.00|>" in a text is spelt out.
 
         The text is taken as it is: a leading space is the caller's choice.
         """
@@ -105,9 +121,11 @@ class WhisperTokenizer:
             ValueError: neither is known.
         """
         code = NAME_TO_CODE.get(str(language).lower(), str(language).lower())
-        if code not in LANGUAGES[:self.special.num_languages]:
-            raise ValueError(f"Unknown language {language!r}; expected a code or English name, one of: "
-                             f"{', '.join(sorted(NAME_TO_CODE))}.")
+        known = LANGUAGES[:self.special.num_languages]
+        if code not in known:
+            names = sorted(name for name, code in NAME_TO_CODE.items() if code in known)
+            raise ValueError(f"Unknown language {language!r} to this vocabulary; expected a code or English name, one "
+                             f"of: {', '.join(names)}.")
         return code
 
     def prefix_tokens(self, language=None, task="transcribe", timestamps=False):
@@ -143,9 +161,13 @@ class WhisperTokenizer:
                     found.add(ids[0])
         return sorted(found)
 
-    def save(self, path):
-        """Writes the tokenizer.json."""
-        self._tokenizer.save(str(path), pretty=False)
+    def save(self, folder):
+        """Writes tokenizer.json as it was read, and vocab.json and merges.txt, which transformers before 5 wants."""
+        folder, model = Path(folder), self._parse()["model"]
+        (folder / "tokenizer.json").write_text(self._content, encoding="utf-8")
+        (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
+        merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+        (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
 
 
 def tiny_tokenizer_json(path, num_languages=2):
