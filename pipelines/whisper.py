@@ -1,17 +1,16 @@
 """Whisper: speech recognition and translation, fine-tuned on SpeechText records.
 
-Paper: Radford et al. 2022, "Robust Speech Recognition via Large-Scale Weak Supervision". Recipe `default` takes any
-checkpoint and any records; `quickstart` is tiny.en on the Asterisk prompts on 2 CPU cores, with its figures in
-docs/results.md; `hindi_small` is the classic run, Whisper-small on Common Voice 11 Hindi, train + validation, 8 h:
+Paper: Radford et al. 2022, "Robust Speech Recognition via Large-Scale Weak Supervision". Recipes: `default`, any
+checkpoint, any records; `quickstart`, tiny.en on the Asterisk prompts on 2 CPU cores (figures in docs/results.md);
+`hindi_small`, the classic run, Whisper-small on Common Voice 11 Hindi, train + validation, 8 h, written for a v3-8:
 
     tfhf records audiofolder cv-corpus-11.0-2022-09-21/hi --out gs://BUCKET/hi
     tfhf train whisper --recipe hindi_small --strategy tpu output=gs://BUCKET/run data.path=gs://BUCKET/hi
     tfhf evaluate whisper --recipe hindi_small --split test output=gs://BUCKET/run data.path=gs://BUCKET/hi
 
-On a v3-8: 16 clips a core x 8 cores = 128 a step. The published run took 4,000 steps of 16 clips = 64,000 clips, 9.8
-epochs of 6,540; 500 steps of 128 are the same 64,000. Its learning rate 1e-5 grows with the square root of the batch's
-factor 8 to 2.8e-5, its warm-up of 500 steps shrinks to 62. Expected: 32.0 % WER by the Whisper (`basic`) normaliser,
-which strips Devanagari vowel signs; `indic`, which keeps them, is reported beside it. Not run on a TPU by us.
+16 clips a core x 8 cores = 128 a step. The published run took 4,000 steps of 16 = 64,000 clips; 500 of 128 are as many.
+Its learning rate 1e-5 grows with the root of the batch's factor 8 to 2.8e-5, its warm-up of 500 shrinks to 62. Goal:
+32.0 % WER by `basic`, which strips Devanagari vowel signs; `indic` keeps them and stands beside it. Not run by us.
 """
 
 import dataclasses
@@ -27,29 +26,27 @@ from tfhf.data.schema import SPEECH_TEXT
 from tfhf.data.shapes import fixed_length, int16_window
 from tfhf.losses.cross_entropy import TokenCrossEntropy
 from tfhf.metrics.word_errors import CharacterErrorRate, WordErrorRate
-from tfhf.models.whisper.config import WhisperConfig
 from tfhf.models.whisper.convert import write_tiny_checkpoint
 from tfhf.models.whisper.model import WhisperForConditionalGeneration
 from tfhf.models.whisper.processor import WhisperProcessor
 from tfhf.optimizers import OptimizerConfig
 from tfhf.run import DataConfig, RunConfig
-from tfhf.task import Task
+from tfhf.task import Task, TaskError
 from tfhf.tokenizers.byte_level import ByteLevelDecoder
 
 
 @dataclasses.dataclass(frozen=True)
 class WhisperTaskConfig(Config):
-    """`pretrained` is a Hugging Face folder or hub id or a CTranslate2 folder; without it `model` gets random weights
-    and `processor` names the folder of the tokenizer. Label tokens beyond `max_label_tokens` are an error.
-    `leading_space` puts the space before a transcript that the published models write themselves: with it fine-tuning
-    begins where the checkpoint stands. `language` may be None for English-only models and for mixed speech."""
+    """`pretrained`: a Hugging Face folder or hub id, or a CTranslate2 folder; to begin from nothing, save one.
+    Clips of up to `max_seconds[i]` have up to `max_label_tokens[i]` tokens, more are an error: short clips need not pay
+    for the logits of long ones. `leading_space`: the published models begin with a space, and fine-tuning begins where
+    they stand. `language` may be None for English-only models."""
 
-    pretrained: str = ""
-    processor: str = ""
-    model: WhisperConfig = WhisperConfig()
+    pretrained: str = "openai/whisper-tiny"
     language: str | None = "en"
     task: str = "transcribe"
-    max_label_tokens: int = 128
+    max_seconds: tuple[float, ...] = (30.0,)
+    max_label_tokens: tuple[int, ...] = (128,)
     label_smoothing: float = 0.0
     apply_spec_augment: bool = False
     recompute_activations: bool = False
@@ -62,35 +59,37 @@ class WhisperTaskConfig(Config):
 
 class WhisperTask(Task):  # waveforms in, transcripts out
     name, Config, record_type, reference_field = "whisper", WhisperTaskConfig, SPEECH_TEXT, "text"
+
     def __init__(self, config):
         super().__init__(config)
-        self.processor = WhisperProcessor.from_pretrained(config.processor or config.pretrained)
+        self.processor = WhisperProcessor.from_pretrained(config.pretrained)
         self.max_samples = self.processor.feature_extractor.max_samples
-        self.buckets = (self.max_samples,)
+        self.buckets = tuple(min(round(16000 * s), self.max_samples) for s in config.max_seconds)
+        if len(self.buckets) != len(config.max_label_tokens):
+            raise TaskError(f"max_label_tokens: got {config.max_label_tokens}, expected one for each of max_seconds")
 
     @classmethod
     def tiny(cls):
         folder = write_tiny_checkpoint(tempfile.mkdtemp(prefix="tfhf-tiny-whisper-"))
-        return cls(WhisperTaskConfig(pretrained=folder, max_label_tokens=32, max_new_tokens=16))
+        return cls(WhisperTaskConfig(pretrained=folder, max_label_tokens=(32,), max_new_tokens=16))
 
-    def _labels(self, text):
-        options, text = self.config, np.asarray(text).item().decode("utf-8").strip()
+    def _labels(self, text, limit):
+        o, text = self.config, np.asarray(text).item().decode("utf-8").strip()
         return np.array(self.processor.tokenizer.labels(
-            " " + text if options.leading_space else text, options.language, options.task,
-            max_length=options.max_label_tokens + 1), "int32")
+            " " + text if o.leading_space else text, o.language, o.task, max_length=int(limit) + 1), "int32")
 
     def preprocess(self, example, bucket, training):
-        length, end = self.config.max_label_tokens, self.processor.tokenizer.special.end
-        labels = tf.ensure_shape(tf.numpy_function(self._labels, [example["text"]], tf.int32), [None])
-        inputs = {"input_values": int16_window(example["audio"], bucket),
+        lengths, end = self.config.max_label_tokens, self.processor.tokenizer.special.end
+        length = lengths[0] if len(lengths) == 1 else tf.gather(lengths, tf.searchsorted(self.buckets, [bucket]))[0]
+        labels = tf.ensure_shape(tf.numpy_function(self._labels, [example["text"], length], tf.int32), [None])
+        inputs = {"input_values": int16_window(example["audio"], self.max_samples),
                   "decoder_input_ids": fixed_length(labels[:-1], length, end)}
         return inputs, fixed_length(labels[1:], length, -100), tf.cast(tf.size(labels) - 1, tf.float32)
 
     def build_model(self):
-        o, kind = self.config, WhisperForConditionalGeneration
-        changes = {name: getattr(o, name) for name in ("apply_spec_augment", "dropout", "recompute_activations")}
-        model = (kind.from_pretrained(o.pretrained, **changes) if o.pretrained
-                 else kind(dataclasses.replace(o.model, **changes)))
+        names = ("apply_spec_augment", "dropout", "recompute_activations")
+        changes = {name: getattr(self.config, name) for name in names}
+        model = WhisperForConditionalGeneration.from_pretrained(self.config.pretrained, **changes)
         model.processor = self.processor
         return model
 
@@ -136,14 +135,15 @@ _ANY = RunConfig(
     optimizer=OptimizerConfig(learning_rate=1e-5, warmup_steps=50), evaluate_every=250, checkpoint_every=250)
 RECIPES = {
     "default": _ANY,
-    "quickstart": dataclasses.replace(
+    "quickstart": dataclasses.replace(  # label shapes of 32 for most clips: their logits are a third of the work
         _ANY, output="runs/quickstart", batch_size=4, steps=200, log_every=5, evaluate_every=0, checkpoint_every=100,
         eval_batch_size=10, freeze=("model/encoder/",), jit_compile=False, data=DataConfig("records", drop_longer=True),
-        optimizer=OptimizerConfig(learning_rate=3e-5, schedule="cosine", warmup_steps=10)),
+        optimizer=OptimizerConfig(learning_rate=3e-5, schedule="cosine", warmup_steps=10),
+        task=WhisperTaskConfig(max_seconds=(10.0, 30.0), max_label_tokens=(32, 128))),
     "hindi_small": dataclasses.replace(
         _ANY, output="runs/hindi", batch_size=128, eval_batch_size=64, steps=500, precision="mixed_bfloat16",
         steps_per_execution=10, log_every=10, evaluate_every=100, checkpoint_every=100,
         optimizer=OptimizerConfig(learning_rate=2.8e-5, warmup_steps=62),
         task=WhisperTaskConfig(pretrained="openai/whisper-small", language="hi", normalizers=("basic", "indic"),
-                               max_label_tokens=224, max_new_tokens=224, recompute_activations=True)),
+                               max_label_tokens=(224,), max_new_tokens=224, recompute_activations=True)),
 }

@@ -94,8 +94,9 @@ def export(task, model, out_dir, *, examples=None, files=(), version=None, toler
         checks.append(_check_of_files(task, model, functions, files))
     requests = [(name, inputs) for name, inputs, _ in checks]
 
-    parent = storage.join(out_dir, task.name)
     remote = storage.is_remote(out_dir)
+    # The fresh process works in another folder, where a relative path would mean something else.
+    parent = storage.join(out_dir if remote else os.path.abspath(out_dir), task.name)
     tf.io.gfile.makedirs(parent)
     lock = storage.FolderLock(parent)
     try:

@@ -4,12 +4,15 @@ import tensorflow as tf
 
 
 def fixed_length(values, length, padding):
-    """values [n] -> [length], filled up with `padding`; the static shape is known.
+    """values [n] -> [length], filled up with `padding`.
+
+    `length` is a Python int, and then the static shape is known, or an int32 scalar.
 
     Raises:
         tf.errors.InvalidArgumentError: n is more than `length`.
     """
-    return tf.ensure_shape(tf.pad(values, [[0, length - tf.size(values)]], constant_values=padding), [length])
+    padded = tf.pad(values, [[0, length - tf.size(values)]], constant_values=padding)
+    return tf.ensure_shape(padded, [length if isinstance(length, int) else None])
 
 
 def int16_window(audio, num_samples):

@@ -51,7 +51,8 @@ def beam_loop(step, first_logits, cache, rules, options):
         index = ops.reshape(parents, (batch, parents.shape[1], *([1] * (len(x.shape) - 2))))
         return ops.take_along_axis(x, index, axis=1)
 
-    def advance(logits, index, states, open_scores, open_tokens, ended_scores, ended_sums, ended_tokens, ended_lengths):
+    def advance(logits, index, states, going, open_scores, open_tokens, ended_scores, ended_sums, ended_tokens,
+                ended_lengths):
         """One step: all continuations are ranked; those that end join the ended, the best others stay open."""
         for rule, state in zip(rules, states):
             logits = rule.apply(logits, index, state)
@@ -61,25 +62,30 @@ def beam_loop(step, first_logits, cache, rules, options):
         best, flat_index = ops.top_k(ops.reshape(totals, (batch, beams * vocabulary)), 2 * beams)
         parents, tokens = flat_index // vocabulary, ops.cast(flat_index % vocabulary, "int32")
         sequences = ops.where((time == index)[None, None], tokens[:, :, None], pick(open_tokens, parents))
-        ends = ops.equal(tokens, options.eos_token_id)
+        is_end = ops.equal(tokens, options.eos_token_id)
+        ends = ops.logical_or(is_end, ops.equal(index, length - 1))
         penalty = ops.power(ops.cast(index + 1, "float32"), options.length_penalty)
-
-        candidate_scores = ops.where(ends, best / penalty, IMPOSSIBLE)
+        # The lower half of the ranking is only there to keep enough beams open. A clip whose search is over takes
+        # nothing more, so that its answer does not depend on how long the others of its batch go on.
+        counts = ops.logical_and(ops.logical_and(ends, ops.arange(2 * beams)[None] < beams), going[:, None])
+        candidate_scores = ops.where(counts, best / penalty, IMPOSSIBLE)
         pool = ops.concatenate([ended_scores, candidate_scores], axis=1)
         ended_scores, kept = ops.top_k(pool, beams)
         ended_sums = ops.take_along_axis(ops.concatenate([ended_sums, best], axis=1), kept, axis=1)
         ended_tokens = pick(ops.concatenate([ended_tokens, sequences], axis=1), kept)
-        new_lengths = ops.broadcast_to(ops.cast(index, "int32"), (batch, 2 * beams))
+        new_lengths = index + ops.cast(ops.logical_not(is_end), "int32")
         ended_lengths = ops.take_along_axis(ops.concatenate([ended_lengths, new_lengths], axis=1), kept, axis=1)
 
-        open_scores, stay = ops.top_k(ops.where(ends, IMPOSSIBLE, best), beams)
+        open_scores, stay = ops.top_k(ops.where(is_end, IMPOSSIBLE, best), beams)
         parents, tokens = ops.take_along_axis(parents, stay, axis=1), ops.take_along_axis(tokens, stay, axis=1)
         open_tokens = pick(sequences, stay)
         row_parents = ops.reshape(parents + ops.arange(batch, dtype=parents.dtype)[:, None] * beams, (rows,))
         states = tuple(rule.advance(_tree(lambda s: ops.take(s, row_parents, axis=0), state), flat(tokens), index)
                        for rule, state in zip(rules, states))
-        return (states, row_parents, ops.reshape(tokens, (rows,)), open_scores, open_tokens, ended_scores, ended_sums,
-                ended_tokens, ended_lengths)
+        # An open sequence can at best keep its sum while it grows; the heuristic takes its present length.
+        going = ops.logical_and(going, open_scores[:, 0] / penalty > ended_scores[:, -1])
+        return (states, row_parents, ops.reshape(tokens, (rows,)), going, open_scores, open_tokens, ended_scores,
+                ended_sums, ended_tokens, ended_lengths)
 
     def filled(value, dtype, *shape):
         return ops.full((batch, beams, *shape), value, dtype=dtype)
@@ -88,13 +94,12 @@ def beam_loop(step, first_logits, cache, rules, options):
     start = ops.where(ops.arange(beams)[None] == 0, 0.0, IMPOSSIBLE) + filled(0.0, "float32")
     blank = filled(options.pad_token_id, "int32", length)
     states, parents, token, *pools = advance(
-        first_logits, ops.cast(0, "int32"), tuple(rule.start(rows) for rule in rules), start, blank,
+        first_logits, ops.cast(0, "int32"), tuple(rule.start(rows) for rule in rules),
+        ops.ones((batch,), dtype="bool"), start, blank,
         filled(IMPOSSIBLE, "float32"), filled(IMPOSSIBLE, "float32"), blank, filled(0, "int32"))
 
-    def unfinished(index, token, parents, states, cache, open_scores, open_tokens, ended_scores, *rest):
-        # An open sequence can at best keep its sum while it grows one token.
-        attainable = open_scores[:, 0] / ops.power(ops.cast(index, "float32"), options.length_penalty)
-        return ops.logical_and(index < length, ops.any(attainable > ended_scores[:, -1]))
+    def unfinished(index, token, parents, states, cache, going, *rest):
+        return ops.logical_and(index < length, ops.any(going))
 
     def body(index, token, parents, states, cache, *pools):
         cache = _tree(lambda c: ops.take(c, parents, axis=0), cache)
@@ -103,16 +108,6 @@ def beam_loop(step, first_logits, cache, rules, options):
         return (index + 1, token, parents, states, cache, *pools)
 
     result = ops.while_loop(unfinished, body, (ops.cast(1, "int32"), token, parents, states, cache, *pools))
-    index, (open_scores, open_tokens, ended_scores, ended_sums, ended_tokens, ended_lengths) = result[0], result[5:]
-    # A search cut short by the limit has open sequences that may beat every ended one.
-    written = ops.cast(index, "float32")
-    cut = ops.where(index >= length, open_scores / ops.power(written, options.length_penalty), IMPOSSIBLE)
-    scores = ops.concatenate([ended_scores, cut], axis=1)
-    best = ops.cast(ops.argmax(scores, axis=1), "int32")[:, None]
-
-    def chosen(ended, still_open):
-        return ops.squeeze(pick(ops.concatenate([ended, still_open], axis=1), best), 1)
-
-    return {"sequences": chosen(ended_tokens, open_tokens), "scores": chosen(scores[:, :beams], scores[:, beams:]),
-            "sum_logprobs": chosen(ended_sums, open_scores),
-            "lengths": chosen(ended_lengths, ops.broadcast_to(index, (batch, beams)))}
+    ended_scores, ended_sums, ended_tokens, ended_lengths = result[8:]  # best first, as top_k leaves them
+    return {"sequences": ended_tokens[:, 0], "scores": ended_scores[:, 0], "sum_logprobs": ended_sums[:, 0],
+            "lengths": ended_lengths[:, 0]}

@@ -23,6 +23,7 @@ VARIANTS = {
 
 def small_model(**changes):
     """A small random model whose every weight counts (biases and norms drawn too)."""
+    keras.utils.set_random_seed(0)
     model = WhisperForConditionalGeneration(WhisperConfig(**{**SMALL, **changes}))
     rng = np.random.default_rng(0)
     for variable in model.trainable_variables:
