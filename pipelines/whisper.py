@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfhf.config import Config
-from tfhf.data.audio import load_audio
+from tfhf.data.audio import load_audio, tone_wav
 from tfhf.data.audio_graph import decode_to_16khz
 from tfhf.data.schema import SPEECH_TEXT
 from tfhf.data.shapes import fixed_length, int16_window
@@ -120,13 +120,14 @@ class WhisperTask(Task):  # waveforms in, transcripts out
             audio = decode_to_16khz(wav, max_samples=self.max_samples)
             return {"text": tf.strings.strip(decoder.decode(tokens({"input_values": audio})))}
 
-        features = tf.TensorSpec([None, model.config.num_mel_bins, self.max_samples // 160], name="input_features")
-
-        @tf.function(input_signature=[features])
+        @tf.function(input_signature=[tf.TensorSpec([None, model.config.num_mel_bins, self.max_samples // 160])])
         def raw(input_features):
             return {"ids": tokens({"input_features": input_features})}
 
         return {"serving_default": serving_default, "raw": raw}
+
+    def example_requests(self):
+        return {"serving_default": {"wav": [tone_wav()]}}
 
 
 TASK = WhisperTask

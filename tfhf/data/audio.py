@@ -63,6 +63,14 @@ def load_audio(path_or_bytes, sample_rate_hz=SAMPLE_RATE_HZ, name=None):
     return resample(mono, rate, sample_rate_hz, name)
 
 
+def tone_wav(seconds=1.0, sample_rate_hz=SAMPLE_RATE_HZ) -> bytes:
+    """A quiet 440 Hz tone as the bytes of a 16-bit mono WAV file: a request of which no answer is expected."""
+    time = np.arange(round(seconds * sample_rate_hz)) / sample_rate_hz
+    file = io.BytesIO()
+    soundfile.write(file, 0.1 * np.sin(2 * np.pi * 440.0 * time), sample_rate_hz, "PCM_16", format="WAV")
+    return file.getvalue()
+
+
 def resample(audio, from_hz, to_hz, name="audio"):
     """float32 [n] at from_hz -> float32 [about n * to_hz / from_hz] at to_hz, soxr's very high quality."""
     if from_hz == to_hz:
