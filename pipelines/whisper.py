@@ -73,22 +73,22 @@ class WhisperTask(Task):  # waveforms in, transcripts out
         folder = write_tiny_checkpoint(tempfile.mkdtemp(prefix="tfhf-tiny-whisper-"))
         return cls(WhisperTaskConfig(pretrained=folder, max_label_tokens=(32,), max_new_tokens=16))
 
-    def _labels(self, text, limit):
-        o, text = self.config, np.asarray(text).item().decode("utf-8").strip()
-        return np.array(self.processor.tokenizer.labels(
-            " " + text if o.leading_space else text, o.language, o.task, max_length=int(limit) + 1), "int32")
+    def _labels(self, text, limit, clip):
+        o, text = self.config, (" " if self.config.leading_space else "") + np.asarray(text).item().decode().strip()
+        clip = np.asarray(clip).item().decode()
+        return np.array(self.processor.tokenizer.labels(text, o.language, o.task, int(limit) + 1, clip), "int32")
 
     def preprocess(self, example, bucket, training):
         lengths, end = self.config.max_label_tokens, self.processor.tokenizer.special.end
         length = lengths[0] if len(lengths) == 1 else tf.gather(lengths, tf.searchsorted(self.buckets, [bucket]))[0]
-        labels = tf.ensure_shape(tf.numpy_function(self._labels, [example["text"], length], tf.int32), [None])
+        labels = tf.numpy_function(self._labels, [example["text"], length, example["id"]], tf.int32)
+        labels = tf.ensure_shape(labels, [None])
         inputs = {"input_values": int16_window(example["audio"], self.max_samples),
                   "decoder_input_ids": fixed_length(labels[:-1], length, end)}
         return inputs, fixed_length(labels[1:], length, -100), tf.cast(tf.size(labels) - 1, tf.float32)
 
     def build_model(self):
-        names = ("apply_spec_augment", "dropout", "recompute_activations")
-        changes = {name: getattr(self.config, name) for name in names}
+        changes = {k: getattr(self.config, k) for k in ("apply_spec_augment", "dropout", "recompute_activations")}
         model = WhisperForConditionalGeneration.from_pretrained(self.config.pretrained, **changes)
         model.processor = self.processor
         return model

@@ -1,10 +1,16 @@
 """The long proofs on the real checkpoint and the real recordings (`make nightly`); each prints its figures."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import jiwer
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from pipelines.whisper import RECIPES, TASK
 from tfhf import run
@@ -138,3 +144,66 @@ def test_fine_tuning_learns_a_consistent_change(prompts, assets, tmp_path):
     print(f"\n'kindly' for 'please' in {kindly} of {len(written)} held-out prompts; "
           f"WER {jiwer.wer([w['reference'] for w in written], [w['prediction'] for w in written]):.3f}")
     assert kindly >= 0.9 * len(written)
+
+
+@pytest.fixture(scope="module")
+def train(prompts, assets, tmp_path_factory):
+    """Function (folder name, *overrides) -> (running process, output folder) of `tfhf train` on tiny.en, in batches of
+    8 clips of at most 10 s, in full: no part of the model frozen."""
+    root = tmp_path_factory.mktemp("train")
+    short = [item for item in prompts.examples("train") if len(load_audio(item["audio"])) <= 80000]
+    _write(root / "records", "train", short[:96])
+
+    def start(name, *overrides):
+        command = [sys.executable, "-m", "pipelines", "train", "whisper", "--recipe", "quickstart",
+                   "--output", str(root / name), "--data", str(root / "records"),
+                   f"task.pretrained={assets('whisper-tiny.en')}", "batch_size=8", "eval_batch_size=8", "log_every=1",
+                   "freeze=[]", "task.max_seconds=[30.0]", "task.max_label_tokens=[32]", *overrides]
+        log = open(root / f"{name}.log", "w")
+        return subprocess.Popen(command, stdout=log, stderr=log), root / name
+
+    return start
+
+
+def _history(folder):
+    path = folder / "history.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _weights(folder, step):
+    return load_file(folder / f"checkpoints/step-{step:08d}/weights.safetensors")
+
+
+def test_eight_replicas_train_as_one_device(train):
+    folders = []
+    for name, strategy in (("one", "none"), ("eight", "cpu:8")):
+        process, folder = train(name, "steps=20", "checkpoint_every=20", f"strategy={strategy}")
+        assert process.wait() == 0, (folder.parent / f"{name}.log").read_text()[-3000:]
+        folders.append(folder)
+    losses = [np.array([row["loss"] for row in _history(folder)]) for folder in folders]
+    one, eight = (_weights(folder, 20) for folder in folders)
+    curve = np.max(np.abs(losses[1] / losses[0] - 1))
+    worst = max(np.linalg.norm(eight[name] - one[name]) / max(np.linalg.norm(one[name]), 1e-30) for name in one)
+    print(f"\ncpu:8 and one device, tiny.en, {len(losses[0])} steps: loss within {curve:.1e}, weights within "
+          f"{worst:.1e}, relative; loss {losses[0][0]:.3f} -> {losses[0][-1]:.3f}")
+    assert len(losses[0]) == len(losses[1]) == 20 and one.keys() == eight.keys()
+    assert curve < 1e-4 and worst < 1e-4
+
+
+def test_killed_with_sigkill_and_run_again(train):
+    process, whole = train("whole", "steps=16", "checkpoint_every=4")
+    assert process.wait() == 0
+    process, killed = train("killed", "steps=16", "checkpoint_every=4")
+    while process.poll() is None and len(_history(killed)) < 7:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    before = _history(killed)[-1]["step"]
+    process, _ = train("killed", "steps=16", "checkpoint_every=4")
+    assert process.wait() == 0
+    again, expected = _history(killed), _history(whole)
+    different = max(abs(a["loss"] - b["loss"]) for a, b in zip(again, expected, strict=True))
+    print(f"\nkilled at step {before}, run again: {len(again)} losses, largest difference {different:.1e}")
+    assert 7 <= before < 16 and different == 0.0
+    for name, value in _weights(whole, 16).items():
+        np.testing.assert_array_equal(_weights(killed, 16)[name], value)

@@ -353,7 +353,8 @@ def _data_errors() -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        match = re.search(r"\b(?:RecordError|AudioError|StorageError|TaskError): ([^\n]*)", error.message)
+        match = (re.search(r"\b(?:tfhf|pipelines|tfrecords)\.[\w.]+: ([^\n]*)", error.message)   # our Python code
+                 or re.search(r"\bRecordError: ([^\n]*)", error.message))                        # a check in the graph
         if match is None:
             raise
         raise RecordError(match[1]) from error

@@ -39,12 +39,17 @@ def _gfile(path):
     try:
         yield tf.io.gfile
     except tf.errors.NotFoundError as error:
-        raise FileNotFoundError(f"{path}: not found ({error.message})") from error
+        raise FileNotFoundError(f"{path}: not found ({_line(error)})") from error
     except (tf.errors.PermissionDeniedError, tf.errors.UnauthenticatedError) as error:
-        raise StorageError(f"{path}: no permission ({error.message}). Expected credentials that may use this bucket: "
+        raise StorageError(f"{path}: no permission ({_line(error)}). Expected credentials that may use this bucket: "
                            "`gcloud auth application-default login`, or GOOGLE_APPLICATION_CREDENTIALS") from error
     except tf.errors.OpError as error:
-        raise StorageError(f"{path}: {type(error).__name__}: {error.message}") from error
+        raise StorageError(f"{path}: {type(error).__name__}: {_line(error)}") from error
+
+
+def _line(error):
+    """TensorFlow's message in one line."""
+    return " ".join(error.message.split())
 
 
 def _check_bucket(path, tf):
@@ -72,7 +77,7 @@ def _check_bucket(path, tf):
         raise StorageError(f"{bucket}: no answer within {ACCESS_TIMEOUT_S:.0f} s. Expected a bucket that this machine "
                            "can reach: is the network up, and is the name right?")
     if isinstance(answer[0], tf.errors.OpError):
-        raise StorageError(f"{bucket}: {type(answer[0]).__name__}: {answer[0].message}. Expected a bucket that "
+        raise StorageError(f"{bucket}: {type(answer[0]).__name__}: {_line(answer[0])}. Expected a bucket that "
                            "can be reached, and credentials that may use it") from answer[0]
     _checked_buckets.add(bucket)
 

@@ -6,8 +6,8 @@ loop writes is only the label states; the blanks' share of a frame is what the l
 largest state's whole part out, as an integer, so that float32 adds small numbers all along and the sum of what was
 taken out is exact.
 
-TensorFlow is imported here, where the house has keras.ops: Keras' scan stacks all that it carries there, which is three
-times the bytes, and wants what is stacked to look like what is carried.
+Measured need: this file may import tensorflow. On that backend `keras.ops.scan` stacks all that it carries, which is
+twice the bytes here, and wants what is stacked to look like what is carried.
 """
 
 import keras

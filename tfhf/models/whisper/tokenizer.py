@@ -137,7 +137,7 @@ class WhisperTokenizer:
         """Hugging Face's form of the prefix: pairs (position, id) from position 1 on."""
         return list(enumerate(self.prefix_tokens(language, task, not no_timestamps)[1:], 1))
 
-    def labels(self, text, language=None, task="transcribe", max_length=None):
+    def labels(self, text, language=None, task="transcribe", max_length=None, name="a transcript"):
         """Prefix, text and end token: what a model is trained to write.
 
         Raises:
@@ -145,7 +145,7 @@ class WhisperTokenizer:
         """
         ids = [*self.prefix_tokens(language, task), *self.encode(text), self.special.end]
         if max_length is not None and len(ids) > max_length:
-            raise TranscriptTooLong(f"The transcript {text[:60]!r} has {len(ids)} tokens, prefix and end included; "
+            raise TranscriptTooLong(f"{name}: {text[:60]!r} has {len(ids)} tokens, prefix and end included; "
                                     f"expected at most {max_length}.")
         return ids
 
