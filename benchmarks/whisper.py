@@ -7,15 +7,9 @@ ours and theirs, and the ratio ours / theirs. Compile time stands apart. Both si
 median round counts, because these machines are noisy. Claims: generate <= 0.8, train step <= 1.0.
 """
 
-import os
-import statistics
 import tempfile
-import time
 
-THREADS = 2
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-os.environ["OMP_NUM_THREADS"] = str(THREADS)
+from benchmarks.side_by_side import THREADS, compare, use_threads  # first: it sets the threads
 
 import keras
 import numpy as np
@@ -32,25 +26,6 @@ from tfhf.train_steps import Trainer
 from tfrecords.asterisk import Asterisk
 
 NEW_TOKENS = 128
-ROUNDS = 3
-
-
-def timed(function):
-    begin = time.perf_counter()
-    function()
-    return time.perf_counter() - begin
-
-
-def compare(name, ours, theirs, rounds=ROUNDS):
-    """Alternating rounds after one warm-up of each; prints the medians and their ratio."""
-    compile_seconds = timed(ours)
-    theirs()
-    pairs = [(timed(ours), timed(theirs)) for _ in range(rounds)]
-    mine, other = (statistics.median(side) for side in zip(*pairs))
-    ratio = statistics.median(a / b for a, b in pairs)
-    print(f"{name:<28} ours {mine:7.2f} s   torch {other:7.2f} s   ratio {ratio:.2f}   "
-          f"(first call with compilation {compile_seconds:.1f} s)", flush=True)
-    return ratio
 
 
 def batches(array, size):
@@ -61,8 +36,7 @@ def batches(array, size):
 
 def main():
     """Runs all comparisons."""
-    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
-    torch.set_num_threads(THREADS)
+    use_threads()
     transformers.logging.set_verbosity_error()
     model = WhisperForConditionalGeneration.from_pretrained(fetch("whisper-tiny.en"))
     with tempfile.TemporaryDirectory() as folder:

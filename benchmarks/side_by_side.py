@@ -1,0 +1,41 @@
+"""Ours and theirs by turns in one process, on the same threads: what every benchmark here prints is a ratio.
+
+Import this before TensorFlow: it sets the number of threads that the libraries read when they start.
+"""
+
+import os
+import statistics
+import time
+
+THREADS = 2
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ["OMP_NUM_THREADS"] = str(THREADS)
+
+
+def use_threads():
+    """THREADS for TensorFlow and torch; call it before the first op."""
+    import tensorflow as tf
+    import torch
+
+    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+    torch.set_num_threads(THREADS)
+
+
+def timed(function):
+    """Seconds of one call."""
+    begin = time.perf_counter()
+    function()
+    return time.perf_counter() - begin
+
+
+def compare(name, ours, theirs, rounds=3, peer="torch"):
+    """Alternating rounds after one warm-up of each; prints the medians of both and of their ratio, which it returns."""
+    compile_seconds = timed(ours)
+    theirs()
+    pairs = [(timed(ours), timed(theirs)) for _ in range(rounds)]
+    mine, other = (statistics.median(side) for side in zip(*pairs))
+    ratio = statistics.median(a / b for a, b in pairs)
+    print(f"{name:<34} ours {mine:8.4g} s   {peer} {other:8.4g} s   ratio {ratio:.3g}   "
+          f"(first call with compilation {compile_seconds:.1f} s)", flush=True)
+    return ratio
