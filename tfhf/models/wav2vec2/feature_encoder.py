@@ -1,0 +1,147 @@
+"""wav2vec 2.0's convolutions (Baevski et al. 2020, section 2): from the waveform to a frame each 20 ms.
+
+Most of a step's bytes are moved here: the first activation has 3,200 frames a second. Read from leaf to whole.
+"""
+
+import keras
+from keras import ops
+
+
+def gelu(x):
+    """The exact GELU, by the error function."""
+    return ops.gelu(x, approximate=False)
+
+
+def uniform(fan_in):
+    """torch's initial values of a linear layer or a convolution."""
+    return keras.initializers.RandomUniform(-fan_in**-0.5, fan_in**-0.5)
+
+
+def own_waveform(input_values, input_lengths, do_normalize):
+    """The waveform that the convolutions take, float32 [batch, samples] with silence behind each clip, and own samples
+    int32 [batch]. int16 is raw PCM, and normalised over a clip's own samples; floats are taken as they are."""
+    samples = input_values.shape[1]
+    is_pcm = keras.backend.standardize_dtype(input_values.dtype) == "int16"
+    waveform = ops.cast(input_values, "float32")
+    lengths = ops.full((ops.shape(waveform)[0],), samples, "int32") if input_lengths is None else ops.cast(
+        input_lengths, "int32")
+    if input_lengths is None and not is_pcm:
+        return waveform, lengths
+    own = ops.cast(ops.arange(samples) < lengths[:, None], "float32")
+    if is_pcm:
+        waveform = waveform / 32768.0
+        if do_normalize:
+            count = ops.maximum(ops.cast(lengths, "float32"), 1.0)[:, None]
+            waveform = waveform - ops.sum(waveform * own, axis=1, keepdims=True) / count
+            variance = ops.sum(ops.square(waveform) * own, axis=1, keepdims=True) / count
+            waveform = waveform * ops.rsqrt(variance + 1e-7)
+    return waveform * own, lengths
+
+
+class GroupNormConv(keras.layers.Layer):
+    """The first convolution with one norm per channel over a clip's own frames, as one matrix product per clip.
+
+    A convolution of one channel is linear in its `kernel` samples, so mean and variance of each output channel follow
+    from mean and covariance of those samples: numbers of kernel x kernel instead of two passes over the largest
+    activation of the whole model. Norm and convolution then are one product with a clip's own matrix.
+    """
+
+    def __init__(self, config, **kwargs):
+        super().__init__(**kwargs)
+        self.width, self.kernel, self.stride = config.conv_dim[0], config.conv_kernel[0], config.conv_stride[0]
+        self.conv = keras.layers.Conv1D(self.width, self.kernel, self.stride, use_bias=config.conv_bias, name="conv",
+                                        kernel_initializer="he_normal", dtype=self.dtype_policy)
+        self.layer_norm = keras.layers.LayerNormalization(name="layer_norm", dtype=self.dtype_policy)
+
+    def build(self, input_shape=None):
+        self.conv.build((None, None, 1))
+        self.layer_norm.build((None, None, self.width))
+        self.built = True
+
+    def call(self, waveform, lengths):
+        """float32 waveform [batch, samples], own samples int32 [batch] -> [batch, frames, width]."""
+        frames = (waveform.shape[1] - self.kernel) // self.stride + 1
+        windows = frame_windows(waveform, self.kernel, self.stride)                   # [batch, frames, kernel]
+        own = ops.arange(frames) < ((lengths - self.kernel) // self.stride + 1)[:, None]
+        own = ops.cast(own, "float32")[:, :, None]
+        count = ops.maximum(ops.sum(own, axis=1, keepdims=True), 1.0)
+        mean = ops.sum(windows * own, axis=1, keepdims=True) / count                  # [batch, 1, kernel]
+        centred = (windows - mean) * own
+        # Products and sums and no matmul: a TPU's matmul would round the waveform to bfloat16.
+        covariance = ops.stack([ops.sum(centred * centred[:, :, i:i + 1], axis=1) for i in range(self.kernel)], axis=1)
+        covariance = covariance / count                                               # [batch, kernel, kernel]
+        kernel = ops.cast(self.conv.kernel, "float32")[:, 0]                          # [kernel, width]
+        variance = ops.sum(kernel * _small_matmul(covariance, kernel), axis=1)        # [batch, width]
+        scale = ops.cast(self.layer_norm.gamma, "float32") * ops.rsqrt(ops.maximum(variance, 0.0) + 1e-5)
+        kernel = kernel * scale[:, None, :]                                           # [batch, kernel, width]
+        shift = ops.cast(self.layer_norm.beta, "float32") - ops.sum(ops.transpose(mean, (0, 2, 1)) * kernel, axis=1)
+        windows, kernel, shift = (ops.cast(x, self.compute_dtype) for x in (windows, kernel, shift))
+        return gelu(ops.matmul(windows, kernel) + shift[:, None, :])
+
+
+def frame_windows(waveform, kernel, stride):
+    """[batch, samples] -> [batch, frames, kernel], window t beginning at sample t * stride; no gather."""
+    frames = (waveform.shape[1] - kernel) // stride + 1
+    rows = -(-kernel // stride)                                      # strides that a window reaches into
+    need = (frames + rows - 1) * stride
+    waveform = waveform[:, :need] if waveform.shape[1] >= need else ops.pad(
+        waveform, ((0, 0), (0, need - waveform.shape[1])))
+    blocks = ops.reshape(waveform, (-1, frames + rows - 1, stride))
+    return ops.concatenate([blocks[:, i:i + frames] for i in range(rows)], axis=2)[:, :, :kernel]
+
+
+def _small_matmul(a, b):
+    """a [batch, n, n], b [n, m] -> [batch, n, m] in full float32 on every machine."""
+    return ops.sum(a[:, :, :, None] * b[None, None], axis=2)
+
+
+class ConvLayer(keras.layers.Layer):
+    """A convolution, its norm if it has one, GELU."""
+
+    def __init__(self, config, index, **kwargs):
+        super().__init__(**kwargs)
+        self.width, policy = config.conv_dim[index], self.dtype_policy
+        self.in_width = config.conv_dim[index - 1] if index else 1
+        self.kernel, self.stride = config.conv_kernel[index], config.conv_stride[index]
+        self.conv = keras.layers.Conv1D(self.width, self.kernel, self.stride, use_bias=config.conv_bias, name="conv",
+                                        kernel_initializer="he_normal", bias_initializer=uniform(
+                                            self.in_width * self.kernel), dtype=policy)
+        has_norm = config.feat_extract_norm == "layer"
+        self.layer_norm = keras.layers.LayerNormalization(epsilon=1e-5, name="layer_norm", dtype=policy) \
+            if has_norm else None
+
+    def build(self, input_shape=None):
+        self.conv.build((None, None, self.in_width))
+        if self.layer_norm is not None:
+            self.layer_norm.build((None, None, self.width))
+        self.built = True
+
+    def call(self, x):
+        """[batch, time, channels] -> [batch, (time - kernel) // stride + 1, width]."""
+        x = self.conv(x)
+        return gelu(x if self.layer_norm is None else self.layer_norm(x))
+
+
+class Wav2Vec2FeatureEncoder(keras.layers.Layer):
+    """The convolutions: a frame of 25 ms each 20 ms, in the published shapes."""
+
+    def __init__(self, config, **kwargs):
+        super().__init__(**kwargs)
+        self.config, policy = config, self.dtype_policy
+        self.grouped = config.feat_extract_norm == "group"
+        self.conv_layers = [
+            GroupNormConv(config, name="conv_layers_0", dtype=policy) if self.grouped and i == 0
+            else ConvLayer(config, i, name=f"conv_layers_{i}", dtype=policy) for i in range(len(config.conv_dim))]
+
+    def build(self, input_shape=None):
+        for layer in self.conv_layers:
+            layer.build()
+        self.built = True
+
+    def call(self, waveform, lengths):
+        """float32 waveform [batch, samples], own samples int32 [batch] -> [batch, frames, conv_dim[-1]]."""
+        first, *others = self.conv_layers
+        x = first(waveform, lengths) if self.grouped else first(ops.cast(waveform, self.compute_dtype)[:, :, None])
+        for layer in others:
+            x = layer(x)
+        return x
