@@ -27,10 +27,8 @@ def value_and_gradient(loss, jit_compile=True):
     """tf.function (logits, labels, logit_lengths, label_lengths) -> losses [batch], gradient of their sum."""
     @tf.function(jit_compile=jit_compile)
     def both(logits, *rest):
-        with tf.GradientTape() as tape:
-            tape.watch(logits)
-            losses = loss(logits, *rest)
-        return losses, tape.gradient(losses, logits)
+        losses = loss(logits, *rest)
+        return losses, tf.gradients(losses, logits)[0]
 
     return both
 

@@ -31,8 +31,9 @@ def main():
     transformers.logging.set_verbosity_error()
     print(f"TensorFlow {tf.__version__}, Keras {keras.__version__}, torch {torch.__version__}, transformers "
           f"{transformers.__version__}, {THREADS} threads")
-    off = dict(hidden_dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, final_dropout=0.0, layerdrop=0.0,
-               apply_spec_augment=False)   # torch draws its masks in NumPy, and skips what layerdrop drops
+    # torch draws its masks in NumPy, and skips what layerdrop drops.
+    off = dict(hidden_dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, feat_proj_dropout=0.0,
+               final_dropout=0.0, layerdrop=0.0, apply_spec_augment=False)
     model = Wav2Vec2ForCTC(Wav2Vec2Config.of_size("base-960h", **off))
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)

@@ -11,6 +11,15 @@ __version__ = "0.1.0"
 
 # Public name -> the module that defines it. A new model adds its classes here.
 _EXPORTS = {
+    "CTCLoss": "tfhf.losses.ctc",
+    "Wav2Vec2CTCTokenizer": "tfhf.models.wav2vec2.tokenizer",
+    "Wav2Vec2Config": "tfhf.models.wav2vec2.config",
+    "Wav2Vec2FeatureExtractor": "tfhf.models.wav2vec2.processor",
+    "Wav2Vec2ForCTC": "tfhf.models.wav2vec2.model",
+    "Wav2Vec2ForPreTraining": "tfhf.models.wav2vec2.pretraining",
+    "Wav2Vec2ForSequenceClassification": "tfhf.models.wav2vec2.model",
+    "Wav2Vec2Model": "tfhf.models.wav2vec2.model",
+    "Wav2Vec2Processor": "tfhf.models.wav2vec2.processor",
     "WhisperConfig": "tfhf.models.whisper.config",
     "WhisperForConditionalGeneration": "tfhf.models.whisper.model",
     "WhisperProcessor": "tfhf.models.whisper.processor",

@@ -302,9 +302,11 @@ def _check_of_files(task, model, functions, files):
     function = functions["serving_default"]
     inputs = [name for name, spec in _specs(function).items() if spec.dtype == tf.string]
     outputs = [name for name, value in function.structured_outputs.items() if value.dtype == tf.string]
+    outputs = ["text"] if "text" in outputs else outputs   # beside it may stand words
     if len(inputs) != 1 or len(_specs(function)) != 1 or len(outputs) != 1:
         raise ExportError(f"task {task.name}: files need a serving_default with one input, a string, and one string "
-                          f"output; it has inputs {_listed(_specs(function))} and string outputs {_listed(outputs)}")
+                          f"output, or several and one called text; it has inputs {_listed(_specs(function))} and "
+                          f"string outputs {_listed(outputs)}")
     request = {inputs[0]: np.array([storage.read_bytes(os.fspath(path)) for path in files], object)}
     rows = [task.load_inputs(os.fspath(path)) for path in files]
     batch = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}

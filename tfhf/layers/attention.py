@@ -7,6 +7,21 @@ from keras import ops
 MASKED_SCORE = -1e9
 
 
+class KeyProjection(keras.layers.Dense):
+    """A linear layer whose bias is kept and not trained.
+
+    A key bias adds the same to all scores of a query, and softmax does not see it: its gradient is zero but for
+    rounding, which Adam would blow up to full steps. Checkpoints have the bias, so it is there.
+    """
+
+    def __init__(self, units, **kwargs):
+        super().__init__(units, use_bias=False, **kwargs)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.bias = self.add_weight(shape=(self.units,), initializer="zeros", trainable=False, name="bias")
+
+
 class Attention(keras.layers.Layer):
     """Scaled dot-product attention ("Attention Is All You Need", section 3.2) over `num_heads` heads.
 
@@ -16,7 +31,7 @@ class Attention(keras.layers.Layer):
         dim: width of the input and of the output.
         num_heads: number of heads; must divide `dim`.
         dropout: share of attention probabilities dropped while training.
-        key_bias: whether `k_proj` has a bias (Whisper's has none).
+        key_bias: whether `k_proj` has a bias (Whisper's has none); see `KeyProjection`.
 
     Raises:
         ValueError: `dim` is not a multiple of `num_heads`.
@@ -28,7 +43,9 @@ class Attention(keras.layers.Layer):
             raise ValueError(f"Attention '{self.name}': dim={dim} is not a multiple of num_heads={num_heads}.")
         self.dim, self.num_heads, self.head_dim = dim, num_heads, dim // num_heads
         self.q_proj = keras.layers.Dense(dim, name="q_proj", dtype=self.dtype_policy)
-        self.k_proj = keras.layers.Dense(dim, use_bias=key_bias, name="k_proj", dtype=self.dtype_policy)
+        self.key_bias = key_bias
+        self.k_proj = (KeyProjection(dim, name="k_proj", dtype=self.dtype_policy) if key_bias else
+                       keras.layers.Dense(dim, use_bias=False, name="k_proj", dtype=self.dtype_policy))
         self.v_proj = keras.layers.Dense(dim, name="v_proj", dtype=self.dtype_policy)
         self.out_proj = keras.layers.Dense(dim, name="out_proj", dtype=self.dtype_policy)
         self.dropout = keras.layers.Dropout(dropout, name="dropout", dtype=self.dtype_policy)
@@ -74,7 +91,7 @@ class Attention(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "dim": self.dim, "num_heads": self.num_heads, "dropout": self.dropout.rate,
-                "key_bias": self.k_proj.use_bias}
+                "key_bias": self.key_bias}
 
 
 def causal_bias(length):
