@@ -100,7 +100,8 @@ def test_adamw_and_global_clipping_against_numpy():
             update = (m[i] / (1 - 0.9**step)) / (np.sqrt(v[i] / (1 - 0.999**step)) + 1e-6)
             weights[i] = weights[i] - 0.1 * update
     for variable, expected in zip(model.trainable_variables, weights, strict=True):
-        np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-4, atol=1e-6)
+        # 1 - 0.999^t in float32 is good to 1e-4 of itself, so five steps of 0.1 are to 5e-5, however small the weight.
+        np.testing.assert_allclose(variable.numpy(), expected, rtol=0, atol=1e-4)
 
 
 def test_freeze_by_pattern():

@@ -160,8 +160,8 @@ class ProgressLine:
         self._stream.write(f"\r\033[K{text}\n" if self._stream.isatty() else text + "\n")
         self._stream.flush()
 
-    def show(self, step: int, loss: float, waited_s: float, compiles: int) -> dict:
-        """Print the line; returns the figures of the steps since the last mark."""
+    def show(self, step: int, values: dict, waited_s: float, compiles: int) -> dict:
+        """Print the line, `values` (the loss first) in front; returns the figures of the steps since the last mark."""
         steps = max(step - (self._mark_step or 0), 1)
         step_s = max(time.perf_counter() - self._mark_s - self._paused_s, 1e-9) / steps
         figures = {
@@ -172,7 +172,8 @@ class ProgressLine:
         }
         eta = datetime.timedelta(seconds=round(step_s * (self.total_steps - step)))
         line = (
-            f"step {step}/{self.total_steps} | loss {loss:.4f} | {figures['examples_per_s']:.1f} examples/s | "
+            f"step {step}/{self.total_steps} | {' | '.join(f'{name} {value:.4f}' for name, value in values.items())} | "
+            f"{figures['examples_per_s']:.1f} examples/s | "
             f"{step_s:.3f} s/step | input wait {figures['input_wait_s']:.3f} s | padding {self.padding_waste:.1%} | "
             f"compiles {compiles} | ETA {eta}"
         )
@@ -221,7 +222,9 @@ class StepCallback(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.step = step = self.start_step + batch + 1
-        self.history.add(step, "loss", logs["loss"])
+        self._logged = tuple(logs)
+        for name in self._logged:
+            self.history.add(step, name, logs[name])
         if not self.line.marked and not self._due(step, self.log_every):
             float(logs["loss"])  # the first step compiles; once it is done, the clock starts
             self.line.mark(step, self.clock.seconds())
@@ -246,14 +249,28 @@ class StepCallback(keras.callbacks.Callback):
 
     def _log(self, step: int) -> None:
         self.history.flush()
-        loss = self.history.last("loss")
-        figures = self.line.show(step, loss, self.clock.seconds(), self.trainer.trace_count)
+        values = {name: self.history.last(name) for name in self._logged}
+        figures = self.line.show(step, values, self.clock.seconds(), self.trainer.trace_count)
         with self.line.paused():
             rate = float(self.trainer.optimizer.learning_rate)
-            self._scalars(step, {"loss": loss, "learning_rate": rate, **figures})
+            self._scalars(step, {**values, "learning_rate": rate, **figures})
 
     def _scalars(self, step: int, values: dict) -> None:
         with self.writer.as_default(step=step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
         self.writer.flush()
+
+
+def save_pictures(metrics: list, folder: str, run_folder: str, split: str, step: int | None) -> None:
+    """The picture of each metric that has `picture() -> uint8 [height, width, 3]`: as FOLDER/NAME.png, and in the run's
+    TensorBoard as SPLIT/NAME at `step` (None, the untrained model: 0)."""
+    pictures = {metric.name: metric.picture() for metric in metrics if hasattr(metric, "picture")}
+    if not pictures:
+        return
+    writer = tf.summary.create_file_writer(storage.join(run_folder, "tensorboard"))
+    with writer.as_default(step=step or 0):
+        for name, picture in pictures.items():
+            storage.write_bytes(storage.join(folder, f"{name}.png"), tf.io.encode_png(picture).numpy())
+            tf.summary.image(f"{split}/{name}", picture[None])
+    writer.close()

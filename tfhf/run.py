@@ -27,7 +27,7 @@ from tfhf.data.pipeline import evaluation_batches, padding_stats, training_batch
 from tfhf.data.records import read_manifest
 from tfhf.data.schema import RecordError
 from tfhf.optimizers import freeze, make_optimizer
-from tfhf.progress import History, InputClock, ProgressLine, StepCallback
+from tfhf.progress import History, InputClock, ProgressLine, StepCallback, save_pictures
 from tfhf.run_config import DataConfig, RunConfig, check_same_run
 from tfhf.strategy import Runtime, check_built_in_scope, make_runtime, set_precision
 from tfhf.task import Task, TaskError
@@ -226,7 +226,8 @@ def evaluate(
 ) -> dict:
     """Decode every example of a split once and score it; writes metrics.json and predictions.jsonl.
 
-    Both go to OUTPUT/evaluation/SPLIT-step-N/ (SPLIT-initial/ for the untrained model).
+    They go to OUTPUT/evaluation/SPLIT-step-N/ (SPLIT-initial/ for the untrained model), and with them NAME.png of a
+    metric that has a picture; TensorBoard shows it too.
 
     Args:
         split: of the records; None: the config's eval_split.
@@ -279,6 +280,7 @@ def evaluate(
     storage.write_bytes(storage.join(folder, "predictions.jsonl"), lines.encode("utf-8"))
     text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     storage.write_bytes(storage.join(folder, "metrics.json"), text.encode("utf-8"))
+    save_pictures(metrics, folder, config.output, split, step)
     return results
 
 

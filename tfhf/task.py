@@ -63,7 +63,8 @@ class Task:
 
     def metrics(self) -> list:
         """Metrics with `.update(reference, prediction)` per example, `.result()` -> dict of numbers, and a `name` that
-        goes before a key which an earlier metric has given already."""
+        goes before a key which an earlier metric has given already. One that also has `.picture()` -> uint8
+        [height, width, 3] is shown as an image."""
         return []
 
     def decode(self, model, inputs: dict) -> list:

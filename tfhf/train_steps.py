@@ -54,7 +54,11 @@ class Trainer(keras.Model):
         return len(self._traced_graphs)
 
     def train_step(self, data):
-        """One update on (inputs, targets, sample_weight); returns {"loss": that of the global batch}."""
+        """One update on (inputs, targets, sample_weight); returns {"loss": that of the global batch}.
+
+        A loss with a method `measures(targets, outputs)` -> {name: scalar of the local batch} adds these, as means over
+        the replicas.
+        """
         inputs, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self._count_trace(inputs)
         self._set_randomness()
@@ -68,9 +72,13 @@ class Trainer(keras.Model):
             share = loss / self.num_replicas
         variables = self.model.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(share, variables), variables))
+        logs = {"loss": share}
+        if hasattr(self.loss_function, "measures"):
+            measures = self.loss_function.measures(targets, outputs)
+            logs |= {name: tf.cast(value, tf.float32) / self.num_replicas for name, value in measures.items()}
         if self.num_replicas > 1:
-            loss = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, share)
-        return {"loss": loss}
+            logs = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, logs)
+        return logs
 
     def evaluation_step(self, inputs, targets, weight):
         """(sum of loss * weight, sum of weight) of this replica's part of a batch, both float32 scalars."""

@@ -36,7 +36,7 @@ def _is_kernel(variable):
 
 
 def reference_weights(model) -> dict[str, np.ndarray]:
-    """Every weight of the model but random states, by reference name, in the reference's layout."""
+    """Every weight but integers (random states, step counters), by reference name, in the reference's layout."""
     return {name: _to_reference(variable) for name, variable in _variables(model).items()}
 
 
@@ -48,8 +48,8 @@ def _to_reference(variable):
 def _variables(model):
     named = {}
     for variable in model.weights:
-        if "seed_generator" in variable.path:
-            continue
+        if str(variable.dtype).startswith(("int", "uint")):
+            continue  # random states and step counters belong to a run, not to the checkpoint of a model
         name = reference_name(variable)
         if name in named:
             raise WeightsError(f"Two variables are called {name!r}: {named[name].path} and {variable.path}.")

@@ -149,3 +149,11 @@ def test_an_empty_batch_and_the_longest_sound():
     assert _graph(tf.zeros([0], tf.string)).shape == (0, LIMIT)
     longest = noise(LIMIT)
     np.testing.assert_allclose(run(encode(longest, 16000, "FLOAT")), longest[:, 0])
+
+
+def test_lengths_are_the_samples_before_each_end():
+    files = [encode(noise(900), 16000), encode(noise(441), 44100), encode(noise(1), 8000), encode(0 * noise(50), 16000)]
+    audio, lengths = audio_graph.decode_with_lengths(files, 2000)
+    assert lengths.dtype == tf.int32 and lengths.numpy().tolist() == [900, 160, 2, 50]
+    np.testing.assert_array_equal(audio, audio_graph.decode_to_16khz(files, 2000))
+    assert not audio[0, 900:].numpy().any() and audio[1, 150:160].numpy().any()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfhf.data.shapes import fixed_length, int16_window
+from tfhf.data.shapes import fixed_length, int16_window, to_int16
 
 
 def test_fixed_length_pads_and_refuses_more():
@@ -20,3 +20,8 @@ def test_int16_window_gives_the_samples_back():
     window = int16_window(tf.constant(samples / np.float32(32768)), len(samples) + 3).numpy()
     assert window.dtype == np.int16
     np.testing.assert_array_equal(window, np.pad(samples, (0, 3)))
+
+
+def test_to_int16_clips_what_is_louder():
+    audio = tf.constant([[0.0, 0.5, -1.0], [1.0, -1.5, 2.0]])
+    np.testing.assert_array_equal(to_int16(audio), [[0, 16384, -32768], [32767, -32768, 32767]])

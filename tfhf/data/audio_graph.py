@@ -197,6 +197,11 @@ def decode_to_16khz(wav, max_samples=480000):
     Raises (when the graph runs) InvalidArgumentError, which names the file by its place in the batch: what
     `decode_wav` raises, and a sound longer than max_samples or, after resampling, of no sample at all.
     """
+    return decode_with_lengths(wav, max_samples)[0]
+
+
+def decode_with_lengths(wav, max_samples=480000):
+    """As `decode_to_16khz` -> (float32 [batch, max_samples], int32 [batch]: the samples before each end)."""
     wav = tf.convert_to_tensor(wav, tf.string)
 
     def one(item):
@@ -209,7 +214,8 @@ def decode_to_16khz(wav, max_samples=480000):
         audio = _require(count > 0, audio, name, ": ", tf.size(audio), " samples at ", rate,
                          " Hz are less than one at 16 kHz, expected at least one")
         audio = resample(audio, rate)
-        return tf.ensure_shape(tf.pad(audio, [[0, max_samples - tf.size(audio)]]), [max_samples])
+        padded = tf.pad(audio, [[0, max_samples - tf.size(audio)]])
+        return tf.ensure_shape(padded, [max_samples]), tf.size(audio)
 
-    return tf.map_fn(one, (tf.range(tf.size(wav)), wav),
-                     fn_output_signature=tf.TensorSpec([max_samples], tf.float32))
+    return tf.map_fn(one, (tf.range(tf.size(wav)), wav), fn_output_signature=(
+        tf.TensorSpec([max_samples], tf.float32), tf.TensorSpec([], tf.int32)))

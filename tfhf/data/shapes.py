@@ -15,9 +15,14 @@ def fixed_length(values, length, padding):
     return tf.ensure_shape(padded, [length if isinstance(length, int) else None])
 
 
-def int16_window(audio, num_samples):
-    """float audio [n] in [-1, 1) that came from int16 -> the same int16 samples [num_samples], silence after them.
+def to_int16(audio):
+    """float audio in [-1, 1), of any shape -> int16, louder samples clipped, as records hold them.
 
     int16 halves the bytes on the way to the device; models divide by 32,768 themselves.
     """
-    return fixed_length(tf.cast(tf.round(audio * 32768.0), tf.int16), num_samples, 0)
+    return tf.cast(tf.clip_by_value(tf.round(audio * 32768.0), -32768.0, 32767.0), tf.int16)
+
+
+def int16_window(audio, num_samples):
+    """float audio [n] in [-1, 1) that came from int16 -> the same int16 samples [num_samples], silence after them."""
+    return fixed_length(to_int16(audio), num_samples, 0)

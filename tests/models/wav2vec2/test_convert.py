@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tfhf.models.wav2vec2.convert import config_from_hugging_face, tiny_config
+from tfhf.models.wav2vec2.convert import config_from_hugging_face, tiny_config, write_tiny_checkpoint
 from tfhf.models.wav2vec2.model import Wav2Vec2ForCTC, Wav2Vec2Model
 from tfhf.models.wav2vec2.pretraining import Wav2Vec2ForPreTraining
 from tfhf.weights import WeightsError, read_safetensors, write_safetensors
@@ -56,6 +56,23 @@ def test_a_new_head_must_be_asked_for(tmp_path):
     assert ours(INPUTS).shape[-1] == 40
     np.testing.assert_array_equal(ours.wav2vec2.encoder.layers[1].attention.q_proj.kernel,
                                   pretrained.wav2vec2.encoder.layers[1].attention.q_proj.kernel)
+
+
+def test_a_new_head_finds_a_body_without_the_mask_vector(tmp_path):
+    folder = write_tiny_checkpoint(tmp_path, mask_time_prob=0.0)
+    assert not any("masked_spec_embed" in name for name in read_safetensors(folder))
+    with pytest.raises(WeightsError, match="missing 1 tensors .wav2vec2.masked_spec_embed"):
+        Wav2Vec2ForCTC.from_pretrained(folder, mask_time_prob=0.1)
+    assert Wav2Vec2ForCTC.from_pretrained(folder, new_head=True, mask_time_prob=0.1)(INPUTS).shape[-1] == 32
+
+
+def test_what_a_config_leaves_out_means_what_it_means_there():
+    transformers = pytest.importorskip("transformers", reason="live parity needs transformers")
+    ours = config_from_hugging_face({"model_type": "wav2vec2"}, "here").to_dict()
+    theirs = transformers.Wav2Vec2Config()
+    for name in set(ours) - {"do_normalize", "recompute_activations"}:
+        expected = getattr(theirs, name)
+        assert ours[name] == (list(expected) if isinstance(expected, tuple) else expected), name
 
 
 @pytest.mark.parametrize("changes, words", [

@@ -110,7 +110,8 @@ def test_pcm_is_normalised_over_its_own_samples():
     np.testing.assert_allclose(model({"input_values": pcm, "input_lengths": lengths}),
                                model({"input_values": floats, "input_lengths": lengths}), atol=1e-4)
     plain = Wav2Vec2ForCTC(tiny_config(do_normalize=False))
-    np.testing.assert_allclose(plain({"input_values": pcm}), plain({"input_values": pcm / np.float32(32768)}), atol=1e-6)
+    np.testing.assert_allclose(plain({"input_values": pcm}), plain({"input_values": pcm / np.float32(32768)}),
+                               atol=1e-6)
 
 
 @pytest.mark.parametrize("changes", [dict(layerdrop=0.5), dict(apply_spec_augment=True, mask_time_prob=0.5),
@@ -122,6 +123,21 @@ def test_training_draws_afresh_at_every_call_of_one_program(changes):
     draws = [step().numpy() for _ in range(6)]
     assert len({draw.tobytes() for draw in draws}) > 1
     np.testing.assert_array_equal(model(inputs), model(inputs))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_gradients_of_the_wide_convolution(dtype):
+    x, kernel = (tf.cast(waves(*shape), dtype) for shape in ((3, 40, 4), (9, 4, 6)))
+    gradients = []
+    for convolve in (models.wide_conv, lambda x, kernel: ops.conv(x, kernel, padding="valid")):
+        with tf.GradientTape() as tape:
+            tape.watch([x, kernel])
+            loss = tf.reduce_sum(tf.sin(convolve(x, kernel)))
+        gradients.append(tape.gradient(loss, [x, kernel]))
+    for a, b in zip(*gradients):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(tf.cast(a, "float32"), tf.cast(b, "float32"),
+                                   atol=1e-4 if dtype == "float32" else 0.1)
 
 
 def test_freeze_feature_encoder():

@@ -95,7 +95,7 @@ class Wav2Vec2Config(Config):
         return cls(**{**SIZES[name], **changes})
 
 
-_CTC = dict(final_dropout=0.1, layerdrop=0.1, activation_dropout=0.1)
+_CTC = dict(final_dropout=0.1, layerdrop=0.1, activation_dropout=0.1, feat_proj_dropout=0.1)
 _LARGE = dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
 _WIDE_CODES = dict(codevector_dim=768, proj_codevector_dim=768)
 _STABLE = dict(_LARGE, feat_extract_norm="layer", conv_bias=True, do_stable_layer_norm=True, **_WIDE_CODES)
@@ -108,9 +108,9 @@ SIZES = {
     "large-960h-lv60-self": dict(_STABLE, **_CTC),
     "xlsr-53": dict(_STABLE),
     "robust": dict(_STABLE),
-    "mms-300m": dict(_STABLE, num_hidden_layers=24),
-    "mms-1b": dict(_STABLE, hidden_size=1280, num_hidden_layers=48, num_attention_heads=16, intermediate_size=5120,
-                   codevector_dim=1024, proj_codevector_dim=1024),
+    "mms-300m": dict(_STABLE),
+    "mms-1b": dict(_STABLE, hidden_size=1280, num_hidden_layers=48, intermediate_size=5120, codevector_dim=1024,
+                   proj_codevector_dim=1024),
 }
 
 # Parameters by size and the class that they are of.

@@ -13,6 +13,9 @@ _SPELLINGS = {"weight_g": "parametrizations.weight.original0", "weight_v": "para
 # Parts that belong to no model here, or to the head of another one; passed over only where a new head is asked for.
 HEADS = ("lm_head.", "projector.", "classifier.", "layer_weights", "quantizer.", "project_q.", "project_hid.")
 
+# What a config.json means that leaves these out; our own defaults are the pretrained base's.
+_THEIR_DEFAULTS = dict(activation_dropout=0.1, final_dropout=0.1, layerdrop=0.1)
+
 
 def config_from_hugging_face(content, where):
     """Wav2Vec2Config from the dict of a Hugging Face config.json; fields that do not shape the model are passed over.
@@ -27,7 +30,7 @@ def config_from_hugging_face(content, where):
         if content.get(key, expected) != expected:
             raise ValueError(f"{where}: {key} is {content[key]!r}; this port has only {expected!r}.")
     known = {field.name for field in fields(Wav2Vec2Config)}
-    found = {key: value for key, value in content.items() if key in known}
+    found = {**_THEIR_DEFAULTS, **{key: value for key, value in content.items() if key in known}}
     if "id2label" in content and "num_labels" not in found:
         found["num_labels"] = len(content["id2label"])
     return Wav2Vec2Config.from_dict(found, where=str(where))
@@ -43,16 +46,15 @@ def from_pretrained(cls, path, new_head=False, **changes):
     config = replace(config, **{key: value for key, value in changes.items() if key in known})
     model = cls(config, **{key: value for key, value in changes.items() if key not in known})
     tensors = _ours(weights.read_safetensors(folder))
-    own = weights.reference_weights(model)
     embed = "wav2vec2.masked_spec_embed"
-    if embed in tensors and embed not in own:   # transformers keeps it where nothing is ever masked
-        tensors.pop(embed)
+    has_embed = hasattr(model.wav2vec2, "masked_spec_embed")
+    if not has_embed:   # transformers keeps it where nothing is ever masked
+        tensors.pop(embed, None)
     if new_head:
         tensors = {name: value for name, value in tensors.items() if not name.startswith(HEADS)}
-        heads = {name: value for name, value in own.items() if not name.startswith("wav2vec2.")}
-        masks = {embed: own[embed]} if embed in own and embed not in tensors else {}
-        tensors |= heads | masks
-    weights.assign_reference_weights(model, tensors, where=folder)
+        if has_embed:
+            tensors.setdefault(embed, model.wav2vec2.masked_spec_embed.numpy())
+    weights.assign_reference_weights(model.wav2vec2 if new_head else model, tensors, where=folder)
     model.pretrained_folder = str(folder)
     return model
 
@@ -98,4 +100,25 @@ def tiny_config(**changes):
                  num_conv_pos_embedding_groups=4, num_codevectors_per_group=8, codevector_dim=16,
                  proj_codevector_dim=16, num_negatives=5, classifier_proj_size=16, hidden_dropout=0.0,
                  attention_dropout=0.0, layerdrop=0.0, apply_spec_augment=False)
+    return Wav2Vec2Config(**{**shape, **changes})
+
+
+def write_tiny_checkpoint(folder, cls=None, **changes):
+    """Writes a random model of `tiny_config(**changes)`, a `Wav2Vec2ForCTC` or one of `cls`; returns the folder as str.
+
+    For tests and for trying a pipeline: it has learnt nothing.
+    """
+    from tfhf.models.wav2vec2.model import Wav2Vec2ForCTC
+
+    (cls or Wav2Vec2ForCTC)(tiny_config(**changes)).save_pretrained(folder)
+    return str(folder)
+
+
+def small_config(**changes):
+    """A wav2vec2 that learns on two CPU cores in minutes: four convolutions for seven, a frame each 320 samples all the
+    same, 3 layers of width 128, no dropout."""
+    shape = dict(hidden_size=128, num_hidden_layers=3, num_attention_heads=4, intermediate_size=512,
+                 conv_dim=(32, 96, 128, 128), conv_kernel=(10, 8, 8, 4), conv_stride=(5, 4, 4, 4),
+                 num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=8, do_stable_layer_norm=True,
+                 hidden_dropout=0.0, attention_dropout=0.0, layerdrop=0.0)
     return Wav2Vec2Config(**{**shape, **changes})

@@ -4,6 +4,7 @@ Most of a step's bytes are moved here: the first activation has 3,200 frames a s
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -44,10 +45,14 @@ class GroupNormConv(keras.layers.Layer):
     A convolution of one channel is linear in its `kernel` samples, so mean and variance of each output channel follow
     from mean and covariance of those samples: numbers of kernel x kernel instead of two passes over the largest
     activation of the whole model. Norm and convolution then are one product with a clip's own matrix.
+
+    The covariance is taken in a cosine basis. Speech has a million times less power at high frequencies than at low
+    ones; between neighbouring samples a high-pass filter's variance would be a difference of large numbers that float32
+    cannot tell from zero. Between cosines it is a sum of small ones.
     """
 
     def __init__(self, config, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)   # the waveform must not be rounded to bfloat16
         self.width, self.kernel, self.stride = config.conv_dim[0], config.conv_kernel[0], config.conv_stride[0]
         self.conv = keras.layers.Conv1D(self.width, self.kernel, self.stride, use_bias=config.conv_bias, name="conv",
                                         kernel_initializer="he_normal", dtype=self.dtype_policy)
@@ -61,38 +66,51 @@ class GroupNormConv(keras.layers.Layer):
     def call(self, waveform, lengths):
         """float32 waveform [batch, samples], own samples int32 [batch] -> [batch, frames, width]."""
         frames = (waveform.shape[1] - self.kernel) // self.stride + 1
-        windows = frame_windows(waveform, self.kernel, self.stride)                   # [batch, frames, kernel]
+        # Frames stand last: with the few samples of a window there, a TPU would fill each row of 10 up to 128.
+        windows = frame_windows(waveform, self.kernel, self.stride)                   # [batch, kernel, frames]
         own = ops.arange(frames) < ((lengths - self.kernel) // self.stride + 1)[:, None]
-        own = ops.cast(own, "float32")[:, :, None]
-        count = ops.maximum(ops.sum(own, axis=1, keepdims=True), 1.0)
-        mean = ops.sum(windows * own, axis=1, keepdims=True) / count                  # [batch, 1, kernel]
-        centred = (windows - mean) * own
+        own = ops.cast(own, "float32")[:, None]
+        count = ops.maximum(ops.sum(own, axis=2), 1.0)                                # [batch, 1]
+        basis = cosine_basis(self.kernel)
         # Products and sums and no matmul: a TPU's matmul would round the waveform to bfloat16.
-        covariance = ops.stack([ops.sum(centred * centred[:, :, i:i + 1], axis=1) for i in range(self.kernel)], axis=1)
-        covariance = covariance / count                                               # [batch, kernel, kernel]
+        cosines = ops.stack([ops.sum(windows * wave[:, None], axis=1) for wave in basis], axis=1)
+        mean = _sum_of_frames(cosines * own) / count                                  # [batch, kernel]
+        centred = (cosines - mean[:, :, None]) * own
+        covariance = ops.stack([_sum_of_frames(centred * centred[:, i:i + 1]) for i in range(self.kernel)], axis=1)
+        covariance = covariance / count[:, :, None]                                   # [batch, kernel, kernel]
         kernel = ops.cast(self.conv.kernel, "float32")[:, 0]                          # [kernel, width]
-        variance = ops.sum(kernel * _small_matmul(covariance, kernel), axis=1)        # [batch, width]
+        turned = _small_matmul(ops.convert_to_tensor(basis)[None], kernel[None])      # [1, kernel, width], in cosines
+        variance = ops.sum(turned * _small_matmul(covariance, turned), axis=1)        # [batch, width]
         scale = ops.cast(self.layer_norm.gamma, "float32") * ops.rsqrt(ops.maximum(variance, 0.0) + 1e-5)
+        # A bias of the convolution would go out again with the mean.
+        shift = ops.cast(self.layer_norm.beta, "float32") - scale * ops.sum(mean[:, :, None] * turned, axis=1)
         kernel = kernel * scale[:, None, :]                                           # [batch, kernel, width]
-        shift = ops.cast(self.layer_norm.beta, "float32") - ops.sum(ops.transpose(mean, (0, 2, 1)) * kernel, axis=1)
         windows, kernel, shift = (ops.cast(x, self.compute_dtype) for x in (windows, kernel, shift))
-        return gelu(ops.matmul(windows, kernel) + shift[:, None, :])
+        return gelu(ops.einsum("bkf,bkc->bfc", windows, kernel) + shift[:, None, :])
+
+
+def cosine_basis(size):
+    """The orthonormal cosines of the DCT-II, float32 [frequency, sample]."""
+    frequency, sample = np.arange(size)[:, None], np.arange(size)[None, :]
+    basis = np.cos(np.pi * (sample + 0.5) * frequency / size)
+    return (basis / np.linalg.norm(basis, axis=1, keepdims=True)).astype("float32")
+
+
+def _sum_of_frames(x, block=256):
+    """[batch, n, frames] -> [batch, n], summed block by block: one running sum of 50,000 frames loses three digits."""
+    x = ops.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % block)))
+    return ops.sum(ops.sum(ops.reshape(x, (-1, x.shape[1], x.shape[2] // block, block)), axis=3), axis=2)
 
 
 def frame_windows(waveform, kernel, stride):
-    """[batch, samples] -> [batch, frames, kernel], window t beginning at sample t * stride; no gather."""
-    frames = (waveform.shape[1] - kernel) // stride + 1
-    rows = -(-kernel // stride)                                      # strides that a window reaches into
-    need = (frames + rows - 1) * stride
-    waveform = waveform[:, :need] if waveform.shape[1] >= need else ops.pad(
-        waveform, ((0, 0), (0, need - waveform.shape[1])))
-    blocks = ops.reshape(waveform, (-1, frames + rows - 1, stride))
-    return ops.concatenate([blocks[:, i:i + frames] for i in range(rows)], axis=2)[:, :, :kernel]
+    """[batch, samples] -> [batch, kernel, frames], window t beginning at sample t * stride; no gather."""
+    last = waveform.shape[1] - kernel
+    return ops.stack([waveform[:, i:last + i + 1:stride] for i in range(kernel)], axis=1)
 
 
 def _small_matmul(a, b):
-    """a [batch, n, n], b [n, m] -> [batch, n, m] in full float32 on every machine."""
-    return ops.sum(a[:, :, :, None] * b[None, None], axis=2)
+    """a [batch, n, n], b [batch or 1, n, m] -> [batch, n, m] in full float32 on every machine."""
+    return ops.sum(a[:, :, :, None] * b[:, None], axis=2)
 
 
 class ConvLayer(keras.layers.Layer):

@@ -8,6 +8,7 @@ from keras import ops
 
 from tfhf import weights
 from tfhf.layers.log_mel import LogMelSpectrogram
+from tfhf.models.processing import check_rate, check_waveforms, extractor_settings
 from tfhf.models.whisper.tokenizer import WhisperTokenizer
 
 
@@ -53,21 +54,8 @@ class WhisperFeatureExtractor:
         Raises:
             ValueError: another rate, no waveform, an empty one, one with channels, integers or values not finite.
         """
-        if sampling_rate not in (None, self.sampling_rate):
-            raise ValueError(f"sampling_rate: got {sampling_rate} Hz; this model was trained at {self.sampling_rate} "
-                             "Hz. Resample first (tfhf.data.audio.load_audio does).")
-        single = not isinstance(audio, (list, tuple)) and np.ndim(audio) == 1
-        waveforms = [np.asarray(waveform) for waveform in ([audio] if single else audio)]
-        if not waveforms:
-            raise ValueError("audio: got an empty list; expected at least one waveform.")
-        for number, waveform in enumerate(waveforms):
-            if waveform.ndim != 1 or not waveform.size:
-                raise ValueError(f"audio {number}: got shape {waveform.shape}; expected mono [samples], at least one.")
-            if waveform.dtype.kind != "f":  # int16 taken as it is would be 32,768 times too loud
-                raise ValueError(f"audio {number}: got {waveform.dtype}; expected floats in [-1, 1).")
-            if not np.isfinite(waveform).all():
-                raise ValueError(f"audio {number}: has samples that are not finite.")
-        padded = np.stack([self.pad(waveform.astype("float32")) for waveform in waveforms])
+        check_rate(sampling_rate, self.sampling_rate)
+        padded = np.stack([self.pad(waveform) for waveform in check_waveforms(audio)])
         return np.ascontiguousarray(ops.convert_to_numpy(self._log_mel(padded)).transpose(0, 2, 1))
 
 
@@ -87,11 +75,8 @@ class WhisperProcessor:
         folder = weights.local_folder(path, allow_patterns=("*.json",))
         if not (folder / "tokenizer.json").exists():
             raise FileNotFoundError(f"{folder}: has no tokenizer.json.")
-        files = {name: json.loads((folder / name).read_text("utf-8")) if (folder / name).exists() else {}
-                 for name in ("processor_config.json", "preprocessor_config.json", "config.json")}
-        # transformers 5 writes the extractor's settings into processor_config.json, earlier ones beside it.
-        features = files["processor_config.json"].get("feature_extractor") or files["preprocessor_config.json"]
-        model = files["config.json"]
+        features, config = extractor_settings(folder), folder / "config.json"
+        model = json.loads(config.read_text("utf-8")) if config.exists() else {}
         bins = features.get("feature_size") or model.get("num_mel_bins") or 80
         samples = features.get("n_samples") or 320 * model.get("max_source_positions", 1500)
         extractor = WhisperFeatureExtractor(bins, samples, features.get("sampling_rate", 16000))
