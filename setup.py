@@ -26,7 +26,7 @@ REQUIRES = [
     "google-cloud-storage>=2.19,<4",  # brings google-crc32c, the checksum of TFRecord framing
 ]
 
-TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4"]
+TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "msgpack>=1.0,<2"]
 # What the tests compare with; every such test is skipped, with the reason, where this is missing. On x86-64 Linux the
 # default index serves the CUDA build of torch, which is large and works all the same.
 REFERENCE = ["torch==2.13.0", "transformers>=5,<6", "datasets>=4,<6",

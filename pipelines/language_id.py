@@ -13,9 +13,9 @@ convolutions frozen, rate 5e-5 after a tenth of warm-up, 10,000 steps. 10 s are 
 8 x 16 x 499 x 499 numbers a core, 64 MB in bfloat16, so activations are computed again in the backward pass. Not run by
 us: no checkpoint can be had here. Other checkpoints: task.pretrained=facebook/mms-300m, facebook/wav2vec2-xls-r-300m.
 
-`tiny_cpu`: four languages from nothing on two CPU cores, 8,000 clips in five minutes. On eSpeak NG's speech
-(`tfhf records espeak --variants --texts tests/fixtures/four_languages.txt`) it tells English, German, Spanish and
-French apart in sentences and voices that it never heard; tests/test_language_id_proofs.py measures it.
+`tiny_cpu`: four languages from nothing on two CPU cores, 48,000 clips in ten minutes. English, German, Spanish and
+French of eSpeak NG (`tfhf records espeak --variants --texts FILE`, a voice, a tab and a sentence a line) it tells apart
+in sentences and voices that it never heard; tests/test_language_id_proofs.py makes the texts and measures it.
 """
 
 import dataclasses
@@ -129,7 +129,7 @@ RECIPES = {
         freeze=("/feature_extractor/",), optimizer=OptimizerConfig(learning_rate=5e-5, warmup_steps=1000),
         task=LanguageIdConfig("facebook/wav2vec2-large-xlsr-53", ("en", "de", "es", "fr"), recompute_activations=True)),
     "tiny_cpu": RunConfig(
-        output="runs/language_id", data=DataConfig("records"), batch_size=16, eval_batch_size=16, steps=500,
-        log_every=20, checkpoint_every=250, optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50),
+        output="runs/language_id", data=DataConfig("records"), batch_size=16, eval_batch_size=16, steps=3000,
+        log_every=50, checkpoint_every=500, optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50),
         task=LanguageIdConfig(SCRATCH, ("en", "de", "es", "fr"), True, 4.4, TINY, False)),
 }

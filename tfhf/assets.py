@@ -95,6 +95,13 @@ ASSETS = {
                  ("espeakng_loader/libespeak-ng.*", "./")),
         licence="GPL-3.0",
         origin="eSpeak NG 1.52, the library and its voices, from the package espeakng-loader"),
+    "word-frequencies": Asset(
+        packages=(Package("pypi", "wordfreq", "3.1.1", {
+            "wordfreq-3.1.1-py3-none-any.whl":
+                "4b1c6ecffc6198be3396d5cf871c4423ca71c907c231348d352dd54d62b97473"}),),
+        members=(("wordfreq/data/small_*.msgpack.gz", "./"),),
+        licence="CC-BY-SA-4.0",
+        origin="wordfreq 3.1.1: the commonest words of some 40 languages by how common they are, one file a language"),
 }
 
 

@@ -1,12 +1,12 @@
-"""Records what pyctcdecode finds in real logits: tests/goldens/beam_search.npz, read by tests/decoding/test_pyctcdecode.py.
+"""Records what pyctcdecode finds in real logits, for tests/decoding/test_pyctcdecode.py.
 
 pyctcdecode wants an older NumPy than TensorFlow, so this runs in an environment of its own, from the repository:
 
-    python3 -m venv /tmp/peers && /tmp/peers/bin/pip install pyctcdecode==0.5.0 kenlm==0.3.0 hama==1.3.13
-    /tmp/peers/bin/python -m tests.goldens.record_beam_search PROMPTS [LOGITS.npz]
+    python3 -m venv build/peers && build/peers/bin/pip install pyctcdecode==0.5.0 kenlm==0.3.0 hama==1.3.13
+    build/peers/bin/python -m tests.goldens.record_beam_search PROMPTS [LOGITS.npz]
 
-PROMPTS: the folder `en` of the asset asterisk-prompts (568 recordings, CC-BY-SA-3.0). The logits are those of hama's CTC
-phoneme recogniser (Apache-2.0) over them, 191 symbols; LOGITS.npz keeps them between runs. Recorded are the symbols of
+PROMPTS: the folder `en` of the asset asterisk-prompts (568 recordings, CC-BY-SA-3.0). The logits are those of hama's
+CTC phoneme recogniser (Apache-2.0) over them, 191 symbols; LOGITS.npz keeps them between runs. Recorded are the symbols of
 each frame with log p >= -5, which is all that pyctcdecode looks at, and its answers to just these.
 
 pyctcdecode 0.5.0 scores the empty string behind a delimiter at the end, and an empty answer, as an unknown word, which
