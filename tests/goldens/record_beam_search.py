@@ -2,12 +2,13 @@
 
 pyctcdecode wants an older NumPy than TensorFlow, so this runs in an environment of its own, from the repository:
 
-    python3 -m venv build/peers && build/peers/bin/pip install pyctcdecode==0.5.0 kenlm==0.3.0 hama==1.3.13
+    python3 -m venv build/peers
+    build/peers/bin/pip install pyctcdecode==0.5.0 kenlm==0.3.0 hama==1.3.13
     build/peers/bin/python -m tests.goldens.record_beam_search PROMPTS [LOGITS.npz]
 
 PROMPTS: the folder `en` of the asset asterisk-prompts (568 recordings, CC-BY-SA-3.0). The logits are those of hama's
-CTC phoneme recogniser (Apache-2.0) over them, 191 symbols; LOGITS.npz keeps them between runs. Recorded are the symbols of
-each frame with log p >= -5, which is all that pyctcdecode looks at, and its answers to just these.
+CTC phoneme recogniser (Apache-2.0) over them, 191 symbols; LOGITS.npz keeps them between runs. Recorded are the symbols
+of each frame with log p >= -5, which is all that pyctcdecode looks at, and its answers to just these.
 
 pyctcdecode 0.5.0 scores the empty string behind a delimiter at the end, and an empty answer, as an unknown word, which
 costs them some ten nats. Stock answers are recorded (`stock_*`) and those of a language model that gives an empty word
