@@ -1,7 +1,7 @@
 """What transformers computes on weights drawn by NumPy, recorded for machines without torch.
 
-`TFHF_RECORD=1 pytest tests/models/test_goldens.py` writes tests/goldens/models.npz anew; where torch is, every run checks
-that the record is what transformers still says.
+`TFHF_RECORD=1 pytest tests/models/test_goldens.py` writes tests/goldens/models.npz anew;
+where torch is, every run checks that the record is what transformers still says.
 """
 
 import os
