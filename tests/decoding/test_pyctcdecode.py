@@ -1,11 +1,11 @@
-"""Beam search against pyctcdecode on a real recogniser's logits, as recorded by tests/goldens/record_beam_search.py."""
+"""Beam search against pyctcdecode on a real recogniser's logits, as recorded by tests/record_beam_search.py."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.goldens.record_beam_search import BLANK, DELIMITER, LETTERS, dense, hot_words, language_model
+from tests.record_beam_search import BLANK, DELIMITER, LETTERS, dense, hot_words, language_model
 from tfhf.decoding.compile import compiled
 from tfhf.decoding.ctc import prefix_beam_search
 from tfhf.decoding.ngram import NGramModel
@@ -17,7 +17,7 @@ BUCKETS = (100, 200, 400)
 @pytest.fixture(scope="module")
 def recorded():
     """The recorded arrays, and the log-probabilities [frames, symbols] of each clip."""
-    arrays = dict(np.load(Path(__file__).parents[1] / "goldens" / "beam_search.npz"))
+    arrays = dict(np.load(Path(__file__).parents[1] / "fixtures" / "beam_search.npz"))
     ends, clips = np.cumsum(arrays["counts"], dtype="int64"), []
     for frames, begin, end in zip(arrays["frames"], [0, *ends[:-1]], ends):
         clips.append(dense(int(frames), np.cumsum(arrays["places"][begin:end], dtype="int64"),

@@ -1,6 +1,6 @@
 """What transformers computes on weights drawn by NumPy, recorded for machines without torch.
 
-`TFHF_RECORD=1 pytest tests/models/test_goldens.py` writes tests/goldens/models.npz anew;
+`TFHF_RECORD=1 pytest tests/models/test_goldens.py` writes tests/fixtures/models.npz anew;
 where torch is, every run checks that the record is what transformers still says.
 """
 
@@ -17,7 +17,7 @@ from tfhf.models.whisper.config import WhisperConfig
 from tfhf.models.whisper.model import WhisperForConditionalGeneration
 from tfhf.weights import assign_reference_weights, reference_weights
 
-RECORD = Path(__file__).parents[1] / "goldens" / "models.npz"
+RECORD = Path(__file__).parents[1] / "fixtures" / "models.npz"
 NUMBERS = 2000   # of each answer are kept
 ENGLISH = dict(decoder_start_token_id=50257, eos_token_id=50256, pad_token_id=50256, bos_token_id=50256)
 LAYER_NORM = dict(feat_extract_norm="layer", conv_bias=True, do_stable_layer_norm=True)

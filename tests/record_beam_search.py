@@ -4,7 +4,7 @@ pyctcdecode wants an older NumPy than TensorFlow, so this runs in an environment
 
     python3 -m venv build/peers
     build/peers/bin/pip install pyctcdecode==0.5.0 kenlm==0.3.0 hama==1.3.13
-    build/peers/bin/python -m tests.goldens.record_beam_search PROMPTS [LOGITS.npz]
+    build/peers/bin/python -m tests.record_beam_search PROMPTS [LOGITS.npz]
 
 PROMPTS: the folder `en` of the asset asterisk-prompts (568 recordings, CC-BY-SA-3.0). The logits are those of hama's
 CTC phoneme recogniser (Apache-2.0) over them, 191 symbols; LOGITS.npz keeps them between runs. Recorded are the symbols
@@ -126,7 +126,7 @@ def main(prompts, kept=None):
             arrays[name] = arrays[name].astype("float32")
         elif name.endswith("_texts"):
             arrays[name] = np.frombuffer(arrays[name][0].encode(), "uint8")
-    target = Path(__file__).with_name("beam_search.npz")
+    target = Path(__file__).parent / "fixtures" / "beam_search.npz"
     np.savez_compressed(target, **arrays)
     print(f"{target}: {len(every)} clips, {target.stat().st_size:,} bytes")
 
