@@ -1,6 +1,7 @@
 """The CTC loss and its gradient against torch and against tf.nn.ctc_loss.
 
-    python -m benchmarks.ctc
+    python -m benchmarks.ctc          times on the CPU
+    python -m benchmarks.ctc --tpu    memory and bytes on a TPU v3 core, by its compiler (extra preflight)
 
 Claims, for batch 8, 768 frames, 32 symbols, 256 labels: at least 45 times as fast as `tf.nn.ctc_loss`, no slower than
 torch with 2 threads. Torch's time follows the clips' own lengths, ours the static shape: on short clips in a large
@@ -9,11 +10,14 @@ bucket torch wins on a CPU, and both figures are printed.
 
 from benchmarks.side_by_side import THREADS, compare, use_threads  # first: it sets the threads
 
+import sys
+
 import numpy as np
 import tensorflow as tf
 import torch
 
 from tfhf.losses.ctc import ctc_loss
+from tfhf.preflight import compile_for_tpu
 
 CASES = [(8, 768, 32, 256), (8, 1500, 32, 400), (8, 768, 1000, 256)]
 
@@ -43,6 +47,16 @@ def torch_value_and_gradient(logits, labels, logit_lengths, label_lengths):
     return losses.detach().numpy(), logits.grad.numpy()
 
 
+def main_tpu():
+    """Compiles all cases for one core."""
+    for batch, frames, symbols, width in CASES:
+        specs = [tf.TensorSpec((batch, frames, symbols)), tf.TensorSpec((batch, width), tf.int32),
+                 tf.TensorSpec((batch,), tf.int32), tf.TensorSpec((batch,), tf.int32)]
+        print(f"batch {batch}, {frames} frames, {symbols} symbols, labels {width}")
+        for name, loss in (("ours", ctc_loss), ("tf.nn.ctc_loss", reference)):
+            print(f"  {name}: {compile_for_tpu(value_and_gradient(loss), specs)}", flush=True)
+
+
 def main():
     """Runs all cases: full length and, as in a bucket, clips and labels of any length."""
     use_threads()
@@ -69,4 +83,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main_tpu() if "--tpu" in sys.argv else main()
