@@ -19,6 +19,15 @@ def test_a_product_for_one_core():
     assert compiled.gflop == pytest.approx(2 * 1024**3 / 1e9, rel=0.01)
 
 
+def test_random_bits_are_the_chips_own():
+    """A dropout mask of 64 MiB; by Philox, a CPU's algorithm, it would take 600 MiB beside it."""
+    pytest.importorskip("libtpu", reason="the TPU compiler is in the extra preflight")
+    drop = tf.function(lambda x, seed: tf.where(tf.random.stateless_uniform(x.shape, seed) > 0.1, x, 0.0),
+                       jit_compile=True)
+    compiled = compile_for_tpu(drop, [tf.TensorSpec((2, 8, 1024, 1024)), tf.TensorSpec((2,), tf.int32)])
+    assert compiled.temporary_mib < 150
+
+
 def test_what_cannot_be_is_told():
     pytest.importorskip("libtpu", reason="the TPU compiler is in the extra preflight")
     with pytest.raises(PreflightError, match="topology 'v9:2x2'"):

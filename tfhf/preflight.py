@@ -58,6 +58,7 @@ def compile_for_tpu(function, specs, topology="v3:2x2"):
         from jax._src.interpreters import mlir
         from jax._src.lib import xla_client
         from jax._src.lib.mlir import ir
+        from jax._src.lib.mlir.dialects import hlo
         from jax.experimental import topologies
         from jaxlib import _jax
     except ImportError as error:
@@ -67,14 +68,14 @@ def compile_for_tpu(function, specs, topology="v3:2x2"):
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     except (RuntimeError, ValueError) as error:
         raise PreflightError(f"topology {topology!r}: {error}") from error
-    hlo = function.experimental_get_compiler_ir(*specs)(stage="hlo_serialized")
+    lowered = function.experimental_get_compiler_ir(*specs)(stage="hlo_serialized")
     options = xla_client.CompileOptions()
     options.num_replicas = options.num_partitions = 1
     begin = time.perf_counter()
     try:
         with mlir.make_ir_context():
-            module = ir.Module.parse(_jax.mlir.hlo_to_stablehlo(hlo))
-            _drop_copies(module.operation)
+            module = ir.Module.parse(_jax.mlir.hlo_to_stablehlo(lowered))
+            _as_on_a_tpu(module.operation, hlo, ir)
             program = devices[0].client.compile(module, xla_client.DeviceList((devices[0],)), options)
     except _jax.JaxRuntimeError as error:
         raise PreflightError(f"{topology}: {' '.join(str(error).split())[:600]}") from error
@@ -84,8 +85,12 @@ def compile_for_tpu(function, specs, topology="v3:2x2"):
                     cost.get("bytes accessed", 0.0) / 1e9, time.perf_counter() - begin)
 
 
-def _drop_copies(operation):
-    """TensorFlow's HLO comes with `mhlo.copy`, which is no StableHLO; a copy is its operand."""
+def _as_on_a_tpu(operation, hlo, ir):
+    """Makes of the HLO that TensorFlow lowers for a CPU what it would lower for a TPU.
+
+    `mhlo.copy` is no StableHLO; a copy is its operand. Random bits come from the algorithm that TensorFlow takes on a
+    TPU, the chip's own (tf2xla, DefaultRngAlgForDeviceType): Philox, a CPU's, costs the TPU compiler gigabytes.
+    """
     for region in operation.regions:
         for block in region.blocks:
             for item in list(block.operations):
@@ -93,5 +98,20 @@ def _drop_copies(operation):
                 if item.name == "mhlo.copy":
                     item.results[0].replace_all_uses_with(item.operands[0])
                     item.erase()
+                elif item.name == "stablehlo.rng_bit_generator":
+                    _random_bits_of_the_chip(item, hlo, ir)
                 else:
-                    _drop_copies(item)
+                    _as_on_a_tpu(item, hlo, ir)
+
+
+def _random_bits_of_the_chip(item, hlo, ir):
+    with ir.InsertionPoint(item), item.location:
+        # Philox keeps three words (key, counter, counter), the chip two.
+        state = hlo.slice(item.operands[0], *(ir.DenseI64ArrayAttr.get([n]) for n in (0, 2, 1)))
+        rest = hlo.slice(item.operands[0], *(ir.DenseI64ArrayAttr.get([n]) for n in (2, 3, 1)))
+        algorithm = ir.Attribute.parse("#stablehlo<rng_algorithm DEFAULT>")
+        bits = hlo.RngBitGeneratorOp(state.type, item.results[1].type, algorithm, state)
+        item.results[0].replace_all_uses_with(
+            hlo.concatenate([bits.results[0], rest], ir.IntegerAttr.get(ir.IntegerType.get_signless(64), 0)))
+        item.results[1].replace_all_uses_with(bits.results[1])
+    item.erase()
