@@ -1,6 +1,7 @@
 """wav2vec2, base shape, against transformers on torch: the same weights, the same clips, 2 threads, in one run.
 
-    python -m benchmarks.wav2vec2
+    python -m benchmarks.wav2vec2          times on the CPU
+    python -m benchmarks.wav2vec2 --tpu    memory of the recipe's step on a TPU v3 core (extra preflight)
 
 Prints the wall time of a forward pass over 15.375 s of audio (246,000 samples) and of a CTC train step on two such
 clips, ours (graph and XLA) and theirs. Claims: both ratios at most 1.0.
@@ -8,6 +9,7 @@ clips, ours (graph and XLA) and theirs. Claims: both ratios at most 1.0.
 
 from benchmarks.side_by_side import THREADS, compare, use_threads  # first: it sets the threads
 
+import sys
 import tempfile
 
 import keras
@@ -19,10 +21,38 @@ import transformers
 from tfhf.losses.ctc import CTCLoss
 from tfhf.models.wav2vec2.config import Wav2Vec2Config
 from tfhf.models.wav2vec2.model import Wav2Vec2ForCTC
-from tfhf.optimizers import OptimizerConfig, make_optimizer
+from tfhf.optimizers import OptimizerConfig, freeze, make_optimizer
+from tfhf.preflight import PreflightError, compile_for_tpu
 from tfhf.train_steps import Trainer
 
 SAMPLES = 246_000
+
+
+def _trainer(model):
+    trainer = Trainer(model, CTCLoss(model.config), seed=0, num_replicas=1, max_traces=1)
+    trainer.compile(optimizer=make_optimizer(OptimizerConfig(learning_rate=1e-6), model, 1000))
+    trainer.optimizer.build(model.trainable_variables)
+    return trainer
+
+
+def main_tpu():
+    """Compiles the step of the recipe `finetune`, 32 clips a core, without and with recomputation."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    specs = [tf.TensorSpec((32, SAMPLES), tf.int16), tf.TensorSpec((32,), tf.int32),
+             tf.TensorSpec((32, 256), tf.int32), tf.TensorSpec((32,))]
+    for recompute in (False, True):
+        model = Wav2Vec2ForCTC(Wav2Vec2Config.of_size("base-960h", recompute_activations=recompute))
+        freeze(model, ("/feature_extractor/",))
+        trainer = _trainer(model)
+
+        @tf.function(jit_compile=True)
+        def step(values, lengths, labels, weights):
+            return trainer.train_step(({"input_values": values, "input_lengths": lengths}, labels, weights))["loss"]
+
+        try:
+            print(f"recompute_activations={recompute}: {compile_for_tpu(step, specs)}", flush=True)
+        except PreflightError as error:
+            print(f"recompute_activations={recompute}: {error}", flush=True)
 
 
 def main():
@@ -63,14 +93,11 @@ def main():
         optimizer.step()
 
     for jit_compile in (False, True):
-        trainer = Trainer(model, CTCLoss(model.config), seed=0, num_replicas=1, max_traces=1)
-        trainer.compile(optimizer=make_optimizer(OptimizerConfig(learning_rate=1e-6), model, 1000))
-        trainer.optimizer.build(model.trainable_variables)
-        step = tf.function(trainer.train_step, jit_compile=jit_compile)
+        step = tf.function(_trainer(model).train_step, jit_compile=jit_compile)
         data = tf.nest.map_structure(tf.constant, ({"input_values": clips}, labels, np.ones(2, "float32")))
         compare(f"train step, batch 2, {'XLA' if jit_compile else 'graph'}", lambda: float(step(data)["loss"]),
                 torch_step)
 
 
 if __name__ == "__main__":
-    main()
+    main_tpu() if "--tpu" in sys.argv else main()
