@@ -122,10 +122,9 @@ class Wav2Vec2PreTrainingLoss(keras.losses.Loss):
         return codebook_perplexity(ops.sum(y_pred["code_distribution"], axis=0) / ops.maximum(frames, 1.0))
 
     def measures(self, y_true, y_pred):
-        """Figures of a training batch to be logged: float32 scalars by name."""
-        frames = ops.maximum(ops.sum(ops.cast(y_pred["masked_frames"], "float32")), 1.0)
-        correct = ops.sum(ops.cast(y_pred["correct_frames"], "float32"))
-        return {"contrastive_accuracy": correct / frames, "code_perplexity": self.perplexity(y_pred)}
+        """Figures of a training batch to be logged: by name a pair of float32 scalars (sum, count), or one scalar."""
+        correct, frames = (ops.sum(ops.cast(y_pred[key], "float32")) for key in ("correct_frames", "masked_frames"))
+        return {"contrastive_accuracy": (correct, frames), "code_perplexity": self.perplexity(y_pred)}
 
     def get_config(self):
         return {**super().get_config(), "diversity_loss_weight": self.diversity_loss_weight,
