@@ -26,7 +26,8 @@ REQUIRES = [
     "google-cloud-storage>=2.19,<4",  # brings google-crc32c, the checksum of TFRecord framing
 ]
 
-TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "msgpack>=1.0,<2"]
+# cryptography: the throw-away certificates of the GCS server that the tests start.
+TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "msgpack>=1.0,<2", "cryptography>=42"]
 # What the tests compare with; every such test is skipped, with the reason, where this is missing. On x86-64 Linux the
 # default index serves the CUDA build of torch, which is large and works all the same.
 REFERENCE = ["torch==2.13.0", "transformers>=5,<6", "datasets>=4,<6",
@@ -38,6 +39,7 @@ EXTRAS = {
     "tpu": ["tensorflow-tpu==2.20.0", "libtpu>=0.0.17,<0.0.44"],
     "hf": ["datasets>=4,<6", "huggingface_hub>=0.34,<3"],
     "text": ["tensorflow-text>=2.20,<2.22"],  # on a TPU VM install it with --no-deps: it depends on `tensorflow`
+    "beam": ["apache-beam>=2.77,<3"],  # `tfhf records … --beam`; the writers' machines only
     "io": ["tensorflow-io==0.37.1"],  # loads on TensorFlow 2.16 only; nothing here needs it
     "preflight": ["jax==0.10.2", "jaxlib==0.10.2", "libtpu==0.0.51"],  # Python 3.11 or newer
     "test": TEST,

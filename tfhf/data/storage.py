@@ -1,16 +1,15 @@
-"""The few file operations that records need, on a local folder and on gs:// alike.
+"""The few file operations that everything uses, on a local folder and on gs:// alike.
 
-Local paths use the operating system (pread is thread-safe, rename is atomic). gs:// paths go through tf.io.gfile,
-which is imported only then. An object in a bucket appears whole or not at all, so no temporary name is needed there.
+Local paths use the operating system (pread is thread-safe, rename is atomic). gs:// paths go through Google's client
+(gcs.py, imported only then). An object in a bucket appears whole or not at all, so no temporary name is needed there.
 """
 
 import contextlib
 import fcntl
+import io
+import itertools
 import os
-import threading
-
-ACCESS_TIMEOUT_S = 20.0
-_checked_buckets = set()
+import shutil
 
 
 class StorageError(OSError):
@@ -30,117 +29,99 @@ def join(folder, *names):
     return os.path.join(folder, *names)
 
 
-@contextlib.contextmanager
-def _gfile(path):
-    """Gives tf.io.gfile; TensorFlow's own errors become one StorageError, and a missing object FileNotFoundError."""
-    import tensorflow as tf
+def _gcs():
+    # Google's client takes half a second to import, which local work need not wait for.
+    from tfhf.data import gcs
 
-    _check_bucket(path, tf)
-    try:
-        yield tf.io.gfile
-    except tf.errors.NotFoundError as error:
-        raise FileNotFoundError(f"{path}: not found ({_line(error)})") from error
-    except (tf.errors.PermissionDeniedError, tf.errors.UnauthenticatedError) as error:
-        raise StorageError(f"{path}: no permission ({_line(error)}). Expected credentials that may use this bucket: "
-                           "`gcloud auth application-default login`, or GOOGLE_APPLICATION_CREDENTIALS") from error
-    except tf.errors.OpError as error:
-        raise StorageError(f"{path}: {type(error).__name__}: {_line(error)}") from error
-
-
-def _line(error):
-    """TensorFlow's message in one line."""
-    return " ".join(error.message.split())
-
-
-def _check_bucket(path, tf):
-    """Asks once per bucket whether it answers at all, and gives up after ACCESS_TIMEOUT_S.
-
-    TensorFlow's client repeats a request that found no server ten times with growing pauses, which is minutes of
-    silence. The question is therefore asked in a thread that may be left behind.
-    """
-    bucket = "/".join(str(path).split("/")[:3])
-    if bucket in _checked_buckets:
-        return
-    answer = []
-
-    def ask():
-        try:
-            # The path itself, not the bucket: who may read objects need not be allowed to look at the bucket.
-            answer.append(tf.io.gfile.exists(str(path)))
-        except tf.errors.OpError as error:
-            answer.append(error)
-
-    thread = threading.Thread(target=ask, daemon=True, name="tfhf-bucket-check")
-    thread.start()
-    thread.join(ACCESS_TIMEOUT_S)
-    if not answer:
-        raise StorageError(f"{bucket}: no answer within {ACCESS_TIMEOUT_S:.0f} s. Expected a bucket that this machine "
-                           "can reach: is the network up, and is the name right?")
-    if isinstance(answer[0], tf.errors.OpError):
-        raise StorageError(f"{bucket}: {type(answer[0]).__name__}: {_line(answer[0])}. Expected a bucket that "
-                           "can be reached, and credentials that may use it") from answer[0]
-    _checked_buckets.add(bucket)
+    return gcs
 
 
 def exists(path):
     """Is there a file or folder of this name?"""
-    if not is_remote(path):
-        return os.path.exists(path)
-    with _gfile(path) as gfile:
-        return gfile.exists(path)
+    return _gcs().exists(path) if is_remote(path) else os.path.exists(path)
 
 
 def size(path):
     """Bytes in a file; FileNotFoundError when there is none."""
-    if not is_remote(path):
-        return os.stat(path).st_size
-    with _gfile(path) as gfile:
-        return gfile.stat(path).length
+    return _gcs().size(path) if is_remote(path) else os.stat(path).st_size
 
 
 def list_names(folder):
     """Sorted names in a folder; empty when the folder does not exist."""
-    if not is_remote(folder):
-        return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    with _gfile(folder) as gfile:
-        return sorted(name.rstrip("/") for name in gfile.listdir(folder)) if gfile.exists(folder) else []
+    if is_remote(folder):
+        return _gcs().list_names(folder)
+    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
 
 
 def make_folder(folder):
     """Makes a folder and those above it; one that exists is left as it is."""
-    if not is_remote(folder):
+    if is_remote(folder):
+        _gcs().make_folder(folder)
+    else:
         os.makedirs(folder, exist_ok=True)
-        return
-    with _gfile(folder) as gfile:
-        gfile.makedirs(folder)
 
 
 def remove(path):
     """Removes one file; FileNotFoundError when there is none."""
-    if not is_remote(path):
+    if is_remote(path):
+        _gcs().remove(path)
+    else:
         os.unlink(path)
-        return
-    with _gfile(path) as gfile:
-        gfile.remove(path)
+
+
+def remove_folder(folder):
+    """Removes a folder with all that is in it; one that does not exist is no error."""
+    if is_remote(folder):
+        _gcs().remove_folder(folder)
+    elif os.path.isdir(folder):
+        shutil.rmtree(folder)
 
 
 def read_bytes(path):
     """A whole file; FileNotFoundError when there is none."""
-    if not is_remote(path):
-        with open(path, "rb") as file:
-            return file.read()
-    with _gfile(path) as gfile, gfile.GFile(path, "rb") as file:
+    if is_remote(path):
+        return _gcs().read_bytes(path)
+    with open(path, "rb") as file:
         return file.read()
 
 
 def read_range(path, offset, count):
     """Up to `count` bytes from `offset`; fewer only at the end of the file."""
-    if not is_remote(path):
-        with open(path, "rb") as file:
-            return os.pread(file.fileno(), count, offset)
-    with _gfile(path) as gfile, gfile.GFile(path, "rb") as file:
-        file.seek(offset)
-        return file.read(count)
+    if is_remote(path):
+        return _gcs().read_range(path, offset, count)
+    with open(path, "rb") as file:
+        return os.pread(file.fileno(), count, offset)
+
+
+def read_chunks(path, chunk_bytes=16 << 20):
+    """Gives a file in pieces of `chunk_bytes`, in order; in a bucket the next ones are on their way meanwhile."""
+    if is_remote(path):
+        yield from _gcs().read_chunks(path, chunk_bytes)
+        return
+    with open(path, "rb") as file:
+        while chunk := file.read(chunk_bytes):
+            yield chunk
+
+
+def download(path, local):
+    """Copies a file to a local path, synchronised with the disk."""
+    chunks = read_chunks(path)
+    first = next(chunks, b"")   # a missing one leaves no empty copy behind
+    with open(local, "wb") as file:
+        for chunk in itertools.chain([first], chunks):
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def upload(files):
+    """Copies local files into a bucket, {local path: gs:// path}, in parallel, with checksums and progress.
+
+    Each object appears when it is whole; they come in any order, so what marks the others as complete goes in a second
+    call. Raises StorageError or FileNotFoundError at the first that fails.
+    """
+    _gcs().upload([(path, lambda local=local: open(local, "rb"), os.path.getsize(local))
+                   for local, path in files.items()])
 
 
 class FolderLock:
@@ -173,21 +154,19 @@ class AtomicFile:
 
     def __init__(self, path):
         self.path = os.fspath(path)
-        self._chunks = [] if is_remote(path) else None
-        self._file = None if is_remote(path) else open(self.path + ".partial", "wb", buffering=1 << 20)
+        self._remote = is_remote(path)
+        self._file = io.BytesIO() if self._remote else open(self.path + ".partial", "wb", buffering=1 << 20)
 
     def write(self, data):
         """Append bytes."""
-        if self._file is None:
-            self._chunks.append(data)
-        else:
-            self._file.write(data)
+        self._file.write(data)
 
     def commit(self):
         """Put the file under its name, whole; on a local disk also synchronised."""
-        if self._file is None:
-            with _gfile(self.path) as gfile, gfile.GFile(self.path, "wb") as file:
-                file.write(b"".join(self._chunks))
+        if self._remote:
+            total = self._file.tell()
+            self._file.seek(0)
+            _gcs().upload([(self.path, lambda: self._file, total)])
             return
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -197,9 +176,8 @@ class AtomicFile:
 
     def discard(self):
         """Leave nothing behind."""
-        self._chunks = None
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
+        if not self._remote:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path + ".partial")
 
