@@ -10,6 +10,7 @@ from tfhf.data.records import DEFAULT_SHARD_BYTES
 from tfhf.data.schema import AUDIO_ENCODINGS, PCM16, RecordError
 from tfhf.data.storage import StorageError
 from tfhf.data.writing import write_split
+from tfrecords.beam import write_split_with_beam
 
 
 def _parser():
@@ -31,13 +32,18 @@ def _parser():
         writer.add_argument("--skip-bad", type=int, default=0, metavar="N",
                             help="leave out up to N files that cannot be used, and list them in the manifest (0)")
         writer.add_argument("--overwrite", action="store_true", help="start anew where records already lie")
+        writer.add_argument("--beam", action="store_true",
+                            help="as an Apache Beam pipeline; unknown options are Beam's (--runner, --project …)")
         module.add_arguments(writer)
     return parser
 
 
 def main(argv=None):
     """Runs the command; -> exit status: 0, or 1 after one line that says what was wrong."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not arguments.beam:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         dataset = arguments.module.open_dataset(arguments)
         known = dataset.splits()
@@ -45,10 +51,13 @@ def main(argv=None):
         unknown = [split for split in splits if split not in known]
         if unknown:
             raise RecordError(f"--splits: {arguments.writer} has no split {unknown}, expected some of {list(known)}")
+        options = {"audio_encoding": arguments.encoding, "skip_bad": arguments.skip_bad,
+                   "shard_bytes": int(arguments.shard_mb * 2**20), "overwrite": arguments.overwrite}
         for split in splits:
-            write_split(dataset, arguments.out, split, audio_encoding=arguments.encoding, workers=arguments.workers,
-                        skip_bad=arguments.skip_bad, shard_bytes=int(arguments.shard_mb * 2**20),
-                        overwrite=arguments.overwrite)
+            if arguments.beam:
+                write_split_with_beam(dataset, arguments.out, split, rest, **options)
+            else:
+                write_split(dataset, arguments.out, split, workers=arguments.workers, **options)
     except (RecordError, AudioError, StorageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

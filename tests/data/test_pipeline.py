@@ -17,6 +17,7 @@ COUNT = 57
 class Task:
     record_type = SPEECH_TEXT
     reference_field = "text"
+    batched = False
 
     def __init__(self, *buckets):
         self.buckets = buckets

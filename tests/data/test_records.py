@@ -10,9 +10,10 @@ import pytest
 import tensorflow as tf
 
 from tfhf.data import shards
-from tfhf.data.records import RecordReader, RecordWriter, read_manifest, verify
+from tfhf.data.records import RecordReader, RecordWriter, read_manifest
 from tfhf.data.schema import SPEECH_TEXT, Field, RecordError, RecordType
 from tfhf.data.storage import StorageError
+from tfhf.data.verify import verify
 
 TINY = RecordType("tiny", 1, (Field("id", "string"), Field("count", "int")), "count")
 

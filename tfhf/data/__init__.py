@@ -2,12 +2,16 @@
 
 schema.py     what a record holds: each type once, encode and decode together
 shards.py     the bytes of a shard, its index and its manifest
-records.py    RecordWriter, RecordReader, verify
+records.py    RecordWriter, RecordReader
+verify.py     whether records are whole, and what they are: `tfhf data verify|stats`
 writing.py    a dataset's examples, converted in parallel, into records
 pipeline.py   records into batches; the order is a function of seed, epoch and step
-plan.py       that order, in numpy
+plan.py       that order, in numpy, for mixtures too
+packing.py    short examples into full rows, from the index alone
+throughput.py how fast records come, without a model
 audio.py      sound files into float32 mono at one sample rate
 storage.py    the few file operations that a folder and a gs:// path share
+gcs.py        those of gs://, through Google's client
 
 Nothing is imported here: tfhf.data.audio must be usable without loading TensorFlow.
 """

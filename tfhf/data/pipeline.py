@@ -2,26 +2,27 @@
 
 The order is a function of (seed, epoch, step) (plan.py), so a run that goes on at step k asks for start_step=k and gets
 the batches that an uninterrupted run would have had, after reading none of the ones before. Records are read at random
-through the index by threads, ahead of their turn and in order; parsing and the task's preprocess run in tf.data's
-own threads, in order as well. The only randomness is a seed per example: nothing is drawn inside a traced function.
+through the index, ahead of their turn and in order; parsing and the task's preprocess run in tf.data's own threads,
+in order as well. The only randomness is a seed per example: nothing is drawn inside a traced function.
 """
 
 import collections
 import concurrent.futures
+import itertools
+import os
 
 import numpy as np
 import tensorflow as tf
 
 from tfhf.data import storage
-from tfhf.data.plan import PaddingStats, TrainingPlan, bucket_members, check_buckets, evaluation_plan
-from tfhf.data.records import RecordReader
+from tfhf.data.plan import PaddingStats, TrainingPlan, bucket_members, check_buckets, evaluation_plan, shares_of
+from tfhf.data.records import JoinedReader, RecordReader
 
 __all__ = ["PaddingStats", "evaluation_batches", "padding_stats", "training_batches"]
 
 DEFAULT_READAHEAD_BYTES = 64 * 2**20
-_READ_THREADS = 8
 _REMOTE_READ_THREADS = 32
-_RECORDS_PER_READ = 16
+_RECORDS_PER_CALL = 128
 
 
 def training_batches(task, path, split, *, batch_size, seed, start_step=0, num_steps=None, num_hosts=1, host_index=0,
@@ -34,7 +35,8 @@ def training_batches(task, path, split, *, batch_size, seed, start_step=0, num_s
     place in the batch, the same whatever the number of hosts.
 
     Args:
-      path, split: records lie in path/split.
+      path, split: records lie in path/split. A mixture is a list of (path, weight): of all examples each folder gives
+        its share weight / sum(weights), in a fixed order as well (TrainingPlan).
       batch_size: the GLOBAL batch. With num_hosts > 1 host `host_index` reads and gives only its slice of each one.
       start_step: the first step to give; num_steps: how many (None: endless).
       normalise_weights: True gives weight_i * B / sum over the global batch, so that sum(loss_i * w_i) / B is the mean
@@ -53,11 +55,16 @@ def training_batches(task, path, split, *, batch_size, seed, start_step=0, num_s
                          "all-reduced sum of weights")
     if start_step < 0:
         raise ValueError(f"start_step is {start_step}, expected 0 or more")
-    reader, members, buckets = _open(task, path, split, drop_longer)
-    TrainingPlan(members, buckets, batch_size, seed)   # refuses a bad batch size or seed here, not in a thread
+    paths, weights = _sources(path)
+    reader, members, buckets = _open(task, paths, split, drop_longer)
+
+    def new_plan():
+        return TrainingPlan(members, buckets, batch_size, seed, starts=reader.starts, weights=weights)
+
+    new_plan()   # refuses a bad batch size or seed here, not in a thread
 
     def batches():
-        plan = TrainingPlan(members, buckets, batch_size, seed)
+        plan = new_plan()
         step = start_step
         while num_steps is None or step < start_step + num_steps:
             batch = plan.batch(step)
@@ -69,15 +76,13 @@ def training_batches(task, path, split, *, batch_size, seed, start_step=0, num_s
         del real
         return task.preprocess(example, bucket, True)
 
-    dataset = _read_and_map(reader, batches, prepare, buckets, local, readahead_bytes)
-
     def weigh(inputs, targets, weight):
         weight = tf.cast(weight, tf.float32)
         if normalise_weights:
             weight = weight * batch_size / tf.reduce_sum(weight)
         return inputs, targets, weight
 
-    dataset = dataset.map(weigh, num_parallel_calls=1, deterministic=True)
+    dataset = _read_and_map(task, reader, batches, prepare, weigh, buckets, local, readahead_bytes)
     cardinality = tf.data.INFINITE_CARDINALITY if num_steps is None else num_steps
     return _finish(dataset.apply(tf.data.experimental.assert_cardinality(cardinality)))
 
@@ -90,7 +95,7 @@ def evaluation_batches(task, path, split, *, batch_size, num_hosts=1, host_index
     caller computes sum(loss * weight) / sum(weight). With several hosts each gives its slice of every batch.
     """
     local = _local_slice(batch_size, num_hosts, host_index)
-    reader, members, buckets = _open(task, path, split, drop_longer)
+    reader, members, buckets = _open(task, [path], split, drop_longer)
     plan = evaluation_plan(members, reader.lengths, buckets, batch_size)
 
     def batches():
@@ -103,14 +108,18 @@ def evaluation_batches(task, path, split, *, batch_size, num_hosts=1, host_index
         return {"inputs": inputs, "targets": targets, "weight": tf.where(real, tf.cast(weight, tf.float32), 0.0),
                 "real": real, "reference": example[task.reference_field], "id": example["id"]}
 
-    dataset = _read_and_map(reader, batches, prepare, buckets, local, readahead_bytes)
+    dataset = _read_and_map(task, reader, batches, prepare, None, buckets, local, readahead_bytes)
     return _finish(dataset.apply(tf.data.experimental.assert_cardinality(len(plan))))
 
 
 def padding_stats(task, path, split):
-    """PaddingStats of a split under the task's buckets; reads the index only."""
-    with RecordReader(storage.join(path, split), task.record_type) as reader:
-        return PaddingStats.of(reader.lengths, check_buckets(task.buckets))
+    """PaddingStats of a split under the task's buckets; reads the index only. Of a mixture: those of one epoch."""
+    paths, weights = _sources(path)
+    stats = []
+    for folder in paths:
+        with RecordReader(storage.join(folder, split), task.record_type) as reader:
+            stats.append(PaddingStats.of(reader.lengths, check_buckets(task.buckets)))
+    return PaddingStats.mixed(stats, shares_of(weights))
 
 
 def example_seeds(seed, positions):
@@ -126,15 +135,25 @@ def example_seeds(seed, positions):
     return x.astype("<u8").view("<i4").reshape(-1, 2)
 
 
-def _open(task, path, split, drop_longer):
-    """-> (reader, members per bucket, buckets)"""
-    reader = RecordReader(storage.join(path, split), task.record_type)
+def _sources(path):
+    """A path, or a mixture [(path, weight), …] -> (paths, weights)"""
+    if isinstance(path, (str, os.PathLike)):
+        return [path], [1.0]
+    paths, weights = zip(*path) if path else ((), ())
+    if len(set(map(os.fspath, paths))) < len(paths):
+        raise ValueError(f"the mixture names a folder twice: {list(paths)}, expected each once with one weight")
+    shares_of(weights)   # refuses bad weights before anything is read
+    return list(paths), list(weights)
+
+
+def _open(task, paths, split, drop_longer):
+    """-> (JoinedReader, members per bucket, buckets)"""
     buckets = check_buckets(task.buckets)
+    reader = JoinedReader(RecordReader(storage.join(path, split), task.record_type) for path in paths)
 
     def name_of(number):
-        shard, record = reader.locate(number)
-        example = task.record_type.decode(reader.read(number))
-        return f"{reader.folder}/{reader.names[shard]}: record {record}, id {example['id'].numpy().decode()!r}"
+        example = task.record_type.decode(reader.read_many(np.array([number]))[0])
+        return f"{reader.where(number)}, id {example['id'].numpy().decode()!r}"
 
     return reader, bucket_members(reader.lengths, buckets, drop_longer=drop_longer, name_of=name_of), buckets
 
@@ -149,17 +168,20 @@ def _local_slice(batch_size, num_hosts, host_index):
 
 
 def _read_ahead(reader, batches, readahead_bytes):
-    """batches: iterator of (numbers, …) -> the same with a numpy object array of serialized records in front.
+    """batches: iterator of (numbers, …) -> the same with a list of serialized records in front, in the same order.
 
-    Records are read by threads in the plan's order; what is under way or waiting is at most readahead_bytes, but always
-    two batches, so that reading never stops for the step.
+    Records in a bucket are fetched by threads into memory. For those in a folder the operating system is told what
+    will be needed and fetches it into its own cache; one thread then copies from there, which is quicker than several
+    that wait for each other. Either way readahead_bytes are under way or waiting, but always two batches.
     """
-    remote = storage.is_remote(reader.folder)
-    per_read = 1 if remote else _RECORDS_PER_READ
-    pool = concurrent.futures.ThreadPoolExecutor(_REMOTE_READ_THREADS if remote else _READ_THREADS, "tfhf-read")
+    pool = concurrent.futures.ThreadPoolExecutor(_REMOTE_READ_THREADS, "tfhf-read") if reader.remote else None
 
-    def read(numbers):
-        return [reader.read(number) for number in numbers]
+    def begin(numbers):
+        if pool is None:
+            reader.will_need(numbers)
+            return lambda: reader.read_many(numbers)
+        futures = [pool.submit(reader.read_many, numbers[[index]]) for index in range(len(numbers))]
+        return lambda: [record for future in futures for record in future.result()]
 
     waiting = collections.deque()
     waiting_bytes = 0
@@ -171,47 +193,56 @@ def _read_ahead(reader, batches, readahead_bytes):
                 if batch is None:
                     exhausted = True
                     break
-                numbers = batch[0]
-                futures = [pool.submit(read, numbers[start:start + per_read].tolist())
-                           for start in range(0, len(numbers), per_read)]
-                size = int(reader.record_bytes[numbers].sum())
-                waiting.append((futures, size, batch))
+                size = int(reader.record_bytes[batch[0]].sum())
+                waiting.append((begin(batch[0]), size, batch))
                 waiting_bytes += size
             if not waiting:
                 return
-            futures, size, batch = waiting.popleft()
-            records = [record for future in futures for record in future.result()]
+            records, size, batch = waiting.popleft()
             waiting_bytes -= size
-            # An object array: numpy's own bytes type would strip zero bytes at the end of a record.
-            serialized = np.empty(len(records), object)
-            serialized[:] = records
-            yield (serialized, *batch)
+            yield (records(), *batch)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _read_and_map(reader, batches, prepare, buckets, local, readahead_bytes):
-    """Reads, decodes and prepares; -> dataset of batches of the local size."""
+def _read_and_map(task, reader, batches, prepare, finish, buckets, local, readahead_bytes):
+    """Reads, decodes, prepares examples and finishes batches (None: as they are); -> dataset of batches."""
     size = local.stop - local.start
-    encoding = reader.manifest["encoding"]
-    record_type = reader.record_type
 
     def generate():
-        for serialized, _, bucket, real, seeds in _read_ahead(reader, batches(), readahead_bytes):
-            yield serialized, real, seeds, np.full(len(serialized), bucket, np.int32)
+        # A step from Python into TensorFlow costs as much as reading some ten small records: many go at a time.
+        read = _read_ahead(reader, batches(), readahead_bytes)
+        while chunk := list(itertools.islice(read, max(1, _RECORDS_PER_CALL // size))):
+            records, _, lengths, real, seeds = zip(*chunk)
+            # An object array: numpy's own bytes type would strip zero bytes at the end of a record.
+            serialized = np.empty(len(chunk) * size, object)
+            serialized[:] = [record for part in records for record in part]
+            yield (serialized.reshape(-1, size), np.stack(real), np.stack(seeds),
+                   np.repeat(np.array(lengths, np.int32)[:, None], size, 1))
 
     dataset = tf.data.Dataset.from_generator(generate, output_signature=(
-        tf.TensorSpec([size], tf.string), tf.TensorSpec([size], tf.bool), tf.TensorSpec([size, 2], tf.int32),
-        tf.TensorSpec([size], tf.int32)))
+        tf.TensorSpec([None, size], tf.string), tf.TensorSpec([None, size], tf.bool),
+        tf.TensorSpec([None, size, 2], tf.int32), tf.TensorSpec([None, size], tf.int32))).unbatch()
 
     def prepare_one(serialized, real, seed, bucket):
-        example = record_type.decode(serialized, encoding)
-        example["seed"] = seed
         # One bucket: a Python int, so that every shape is known when the graph is built.
-        return prepare(example, real, buckets[0] if len(buckets) == 1 else bucket)
+        bucket = buckets[0] if len(buckets) == 1 else tf.reshape(bucket, [-1])[0]
+        if task.batched:
+            example = task.record_type.decode_batch(serialized, bucket, reader.encoding)
+        else:
+            example = task.record_type.decode(serialized, reader.encoding)
+        return prepare({**example, "seed": seed}, real, bucket)
 
+    def prepare_all(*batch):
+        prepared = prepare_one(*batch)
+        return finish(*prepared) if finish else prepared
+
+    if task.batched:
+        return dataset.map(prepare_all, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.unbatch().map(prepare_one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return dataset.batch(size, drop_remainder=True)
+    dataset = dataset.batch(size, drop_remainder=True)
+    return dataset.map(finish, num_parallel_calls=1, deterministic=True) if finish else dataset
 
 
 def _finish(dataset):

@@ -4,6 +4,7 @@ Only numpy and the lengths in the index are needed, so any host can compute any 
 """
 
 import dataclasses
+from fractions import Fraction
 
 import numpy as np
 
@@ -39,6 +40,14 @@ class PaddingStats:
         lengths = lengths[lengths <= buckets[-1]]
         padded = np.asarray(buckets, np.int64)[np.searchsorted(buckets, lengths)]
         return cls(len(lengths), int(lengths.sum()), int(padded.sum()))
+
+    @classmethod
+    def mixed(cls, stats, shares):
+        """Those of a mixture: as many examples as the stats have together, `shares` of them from each."""
+        total = sum(one.examples for one in stats)
+        weights = [share * total / max(one.examples, 1) for one, share in zip(stats, shares)]
+        return cls(total, *(round(sum(w * getattr(one, what) for w, one in zip(weights, stats)))
+                            for what in ("real", "padded")))
 
 
 def check_buckets(buckets):
@@ -77,67 +86,127 @@ class TrainingPlan:
     one: nothing is ever dropped, and after E epochs every record was seen E times, but for less than one batch per
     bucket. Epoch e consists of the batches that become full in it, in shuffled order. All counts are closed forms, so
     any step is reached without going through the steps before it.
+
+    A mixture of sources fixes how many examples each gives: an epoch is as many examples as there are records, and of
+    them source s gives its share w_s / sum(w), spread over the buckets as its records are. What it gives in one epoch
+    is a run of its own endless stream, again its records permuted anew each time round; so a source's records are all
+    seen before one is seen again. Counts are floors of exact ratios: every host has the same, at any step.
+
+    Args:
+      members: per bucket, the record numbers in it (int64, ascending).
+      starts, weights: per source, its first record number and its weight.
     """
 
-    def __init__(self, members, buckets, batch_size, seed):
-        self._members = [m for m in members if len(m)]
-        self._buckets = [b for m, b in zip(members, buckets) if len(m)]
-        self._sizes = np.array([len(m) for m in self._members], np.int64)
-        self._batch_size = int(batch_size)
-        self._seed = int(seed)
-        self._epoch = None
-        self._permutations = {}
+    def __init__(self, members, buckets, batch_size, seed, *, starts=(0,), weights=(1.0,)):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
         if seed < 0:
             raise ValueError(f"seed is {seed}, expected 0 or more")
+        shares = shares_of(weights)
+        self._buckets = [b for m, b in zip(members, buckets) if len(m)]
+        self._parts = [np.split(m, np.searchsorted(m, starts[1:])) for m in members if len(m)]
+        counts = [sum(len(parts[source]) for parts in self._parts) for source in range(len(starts))]
+        if 0 in counts:
+            raise RecordError(f"source {counts.index(0)} of the mixture has no record that fits the buckets {buckets}")
+        self._total = sum(counts)
+        # Examples that a source gives to a bucket in one epoch.
+        self._rates = [[share * Fraction(self._total * len(part), count)
+                        for share, count, part in zip(shares, counts, parts)] for parts in self._parts]
+        self._batch_size = int(batch_size)
+        self._seed = int(seed)
+        self._epoch = None
+        self._permutations = {}
+
+    def _examples_before(self, bucket, epoch):
+        """Positions of the bucket's stream in epochs 0 to epoch-1."""
+        return sum(epoch * rate.numerator // rate.denominator for rate in self._rates[bucket])
+
+    def _epoch_at(self, bucket, position):
+        """The epoch that a position of the bucket's stream lies in."""
+        rates = self._rates[bucket]
+        # sum(floor(e * rate)) is at most e * sum(rate), and less than that by less than the number of sources.
+        whole = sum(rates)
+        return _largest(position, lambda epoch: self._examples_before(bucket, epoch),
+                        int(position / whole), int((position + len(rates)) / whole) + 1)
 
     def steps_before(self, epoch):
         """Number of steps in epochs 0 to epoch-1."""
-        return int(np.sum(epoch * self._sizes // self._batch_size))
+        return sum(self._examples_before(bucket, epoch) // self._batch_size for bucket in range(len(self._rates)))
 
     def epoch_of(self, step):
         """The epoch that a step belongs to."""
-        # sum(floor(e*n/B)) lies between e*N/B - buckets and e*N/B, which brackets the answer tightly.
-        total = int(self._sizes.sum())
-        low = step * self._batch_size // total
-        high = (step + len(self._sizes) + 1) * self._batch_size // total + 1
-        while low < high:   # the largest epoch with steps_before(epoch) <= step
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if self.steps_before(middle) <= step else (low, middle - 1)
-        return low
+        # As above; here each bucket also keeps back less than one batch.
+        spare = len(self._rates) * (self._batch_size + len(self._rates[0]))
+        low = step * self._batch_size // self._total
+        return _largest(step, self.steps_before, low, (step * self._batch_size + spare) // self._total + 1)
 
     def batch(self, step):
         """Step number -> Batch."""
         epoch = self.epoch_of(step)
         if epoch != self._epoch:
             self._begin_epoch(epoch)
-        bucket, number = self._order[step - self.steps_before(epoch)]
-        size = self._sizes[bucket]
-        positions = np.arange(number * self._batch_size, (number + 1) * self._batch_size)
-        numbers = np.empty(self._batch_size, np.int64)
-        for part in range(positions[0] // size, positions[-1] // size + 1):
-            inside = positions // size == part
-            numbers[inside] = self._permutation(int(bucket), int(part))[positions[inside] % size]
-        return Batch(numbers, self._buckets[bucket], np.ones(self._batch_size, bool))
+        bucket, number = self._order[step - self._first_step].tolist()
+        position, numbers = number * self._batch_size, []
+        while sum(map(len, numbers)) < self._batch_size:
+            part = self._epoch_at(bucket, position)
+            begin = position - self._examples_before(bucket, part)
+            missing = self._batch_size - sum(map(len, numbers))
+            numbers.append(self._permutation(bucket, part)[begin:begin + missing])
+            position += len(numbers[-1])
+        return Batch(np.concatenate(numbers), self._buckets[bucket], np.ones(self._batch_size, bool))
 
     def _begin_epoch(self, epoch):
-        first = epoch * self._sizes // self._batch_size
-        last = (epoch + 1) * self._sizes // self._batch_size
+        count = range(len(self._rates))
+        first = [self._examples_before(bucket, epoch) // self._batch_size for bucket in count]
+        last = [self._examples_before(bucket, epoch + 1) // self._batch_size for bucket in count]
         order = np.concatenate([np.stack([np.full(b - a, i), np.arange(a, b)], axis=1)
                                 for i, (a, b) in enumerate(zip(first, last))])
         # The third number tells this draw from those of the buckets, which have 0, 1, 2 …
         self._order = np.random.default_rng([self._seed, epoch, 2**32]).permutation(order)
-        self._epoch = epoch
+        self._epoch, self._first_step = epoch, sum(first)
         # A batch reaches back before its epoch by less than one batch.
-        oldest = {i: a * self._batch_size // self._sizes[i] for i, a in enumerate(first)}
+        oldest = [self._epoch_at(bucket, first[bucket] * self._batch_size) for bucket in count]
         self._permutations = {key: value for key, value in self._permutations.items() if key[1] >= oldest[key[0]]}
 
     def _permutation(self, bucket, epoch):
+        """The records of the bucket's stream in one epoch, in their order."""
         if (bucket, epoch) not in self._permutations:
+            sources = range(len(self._rates[bucket]))
+            pool = np.concatenate([self._source_run(bucket, source, epoch) for source in sources])
             draw = np.random.default_rng([self._seed, epoch, bucket])
-            self._permutations[bucket, epoch] = draw.permutation(self._members[bucket])
+            self._permutations[bucket, epoch] = draw.permutation(pool)
         return self._permutations[bucket, epoch]
+
+    def _source_run(self, bucket, source, epoch):
+        """What a source gives to a bucket in one epoch, in an order that does not matter: it is shuffled yet."""
+        rate, records = self._rates[bucket][source], self._parts[bucket][source]
+        begin, end = ((e * rate.numerator // rate.denominator for e in (epoch, epoch + 1)))
+        size, runs = len(records), [records[:0]]
+        for turn in range(begin // size, -(-end // size)) if size else ():
+            low, high = max(begin - turn * size, 0), min(end - turn * size, size)
+            if high - low < size:   # a part of one time round: which part, its permutation says
+                draw = np.random.default_rng([self._seed, turn, bucket, source + 2])
+                runs.append(draw.permutation(records)[low:high])
+            else:
+                runs.append(records)
+        return np.concatenate(runs)
+
+
+def shares_of(weights):
+    """Weights of a mixture -> exact shares (Fractions) that sum to 1; ValueError unless all are positive and finite."""
+    weights = [float(weight) for weight in weights]
+    if not weights or not all(0 < weight < float("inf") for weight in weights):
+        raise ValueError(f"the weights of the mixture are {weights}, expected positive numbers, one for each folder")
+    exact = [Fraction(repr(weight)) for weight in weights]   # 0.1 is meant as a tenth
+    return [weight / sum(exact) for weight in exact]
+
+
+def _largest(value, count, low, high):
+    """The largest n in [low, high] with count(n) <= value, for a count that never falls."""
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if count(middle) <= value else (low, middle - 1)
+    return low
 
 
 def evaluation_plan(members, lengths, buckets, batch_size):

@@ -7,13 +7,11 @@ OUT/SPLIT/
   manifest.json              counts, lengths, checksums of every shard. Written last: without it nothing is readable
 """
 
-import collections
 import concurrent.futures
 import hashlib
 import json
 import os
 import re
-import struct
 import threading
 
 import google_crc32c
@@ -22,10 +20,10 @@ import numpy as np
 from tfhf.data import storage
 from tfhf.data.schema import PCM16, Packed, RecordError, RecordType
 from tfhf.data.shards import (
-    CRC, FRAME_BYTES, HEADER, INDEX_ENTRY, JOURNAL, MANIFEST, MANIFEST_FORMAT, Index, canonical, check_schema,
-    file_crc32c, histogram, index_name, masked_crc32c, read_manifest, shard_name)
+    FRAME_BYTES, JOURNAL, MANIFEST, MANIFEST_FORMAT, Index, ShardFile, canonical, check_record, check_schema,
+    file_crc32c, histogram, index_name, open_index, outgrows, read_manifest, shard_name, stray_shards)
 
-__all__ = ["RecordError", "RecordReader", "RecordWriter", "read_manifest", "verify"]
+__all__ = ["RecordError", "RecordReader", "RecordWriter", "read_manifest"]
 
 DEFAULT_SHARD_BYTES = 150 * 2**20
 _OPEN_FILES = 256
@@ -55,7 +53,7 @@ class RecordWriter:
         self.complete = False
         self.kept_shards = 0
         self._indexes = []
-        self._file = None
+        self._shard = None
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", split):
             raise RecordError(f"split {split!r}: expected letters, digits, '_', '.' and '-' only")
         self._plan = json.loads(canonical({
@@ -77,8 +75,8 @@ class RecordWriter:
         try:
             if error_type is None:
                 self.finish()
-            elif self._file is not None:
-                self._file.discard()
+            elif self._shard is not None:
+                self._shard.discard()
         finally:
             self._lock.close()
         return False
@@ -155,63 +153,49 @@ class RecordWriter:
         """Adds one packed example, in the order of the calls."""
         if self.complete:
             raise RecordError(f"{self.folder}: is complete; nothing can be added")
-        size = len(packed.serialized)
-        if self._file is not None and self._bytes + size + FRAME_BYTES > self.shard_bytes:
+        if self._shard is not None and outgrows(self._shard.bytes, len(packed.serialized), self.shard_bytes):
             self._close_shard()
-        if self._file is None:
-            self._open_shard()
-        length_bytes = struct.pack("<Q", size)
-        crc = masked_crc32c(packed.serialized)
-        self._entries.append((self._bytes, size, crc, packed.length, packed.id_hash))
-        for part in (length_bytes + CRC.pack(masked_crc32c(length_bytes)), packed.serialized, CRC.pack(crc)):
-            self._file.write(part)
-            self._crc = google_crc32c.extend(self._crc, part)
-        self._bytes += size + FRAME_BYTES
-        self._header["consumed"] += 1
+        self._open_shard().add(packed)
         self.consumed += 1
 
     def skip(self, name, reason):
         """Counts a source item that gives no record; the manifest lists it."""
-        if self._file is None:
-            self._open_shard()
-        self._header["consumed"] += 1
-        self._header["skipped"].append([name, reason])
+        self._open_shard().skip(name, reason)
         self.consumed += 1
+
+    def take_up(self):
+        """Takes up the whole shards that others have written after those this writer has; see tfrecords/beam.py."""
+        self._keep_whole_shards(set(storage.list_names(self.folder)))
 
     @property
     def skipped(self):
         """Source items skipped so far, those of kept shards included."""
-        headers = [index.header for index in self._indexes] + ([self._header] if self._file is not None else [])
+        headers = [index.header for index in self._indexes] + ([self._shard.header] if self._shard else [])
         return sum(len(header["skipped"]) for header in headers)
 
     @property
     def count(self):
         """Records written so far, kept ones included."""
-        return sum(len(index.entries) for index in self._indexes) + (len(self._entries) if self._file else 0)
+        return sum(len(index.entries) for index in self._indexes) + (self._shard.count if self._shard else 0)
 
     def _open_shard(self):
-        name = shard_name(self.split, len(self._indexes))
-        self._header = {"shard": name, "consumed": 0, "skipped": []}
-        self._file = storage.AtomicFile(storage.join(self.folder, name))
-        self._entries, self._bytes, self._crc = [], 0, 0
+        if self._shard is None:
+            self._shard = ShardFile(self.folder, shard_name(self.split, len(self._indexes)))
+        return self._shard
 
     def _close_shard(self):
-        entries = np.array(self._entries, INDEX_ENTRY)
-        index = Index({**self._header, "bytes": self._bytes, "crc32c": self._crc, "count": len(entries)}, entries)
-        self._file.commit()
-        storage.write_bytes(storage.join(self.folder, index_name(self._header["shard"])), index.to_bytes())
-        self._indexes.append(index)
-        self._file = None
+        self._indexes.append(self._shard.close())
+        self._shard = None
 
     def finish(self):
         """Closes the last shard and writes the manifest, which makes the folder readable. Returns the manifest."""
         if self.complete:
             return read_manifest(self.folder)
         if not self.count:
-            if self._file is not None:
-                self._file.discard()
+            if self._shard is not None:
+                self._shard.discard()
             raise RecordError(f"{self.folder}: no record was written, expected at least one")
-        if self._file is not None:
+        if self._shard is not None:
             self._close_shard()
         entries = np.concatenate([index.entries for index in self._indexes])
         self._refuse_double_ids(entries)
@@ -265,9 +249,11 @@ class RecordReader:
         self._paths = [storage.join(folder, name) for name in self.names]
         self._descriptors = {}
         self._lock = threading.Lock()
-        self._refuse_strays()
+        problem = stray_shards(self.folder, self.names)
+        if problem:
+            raise RecordError(problem)
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            self.indexes = list(pool.map(self._open_index, self.manifest["shards"]))
+            self.indexes = list(pool.map(lambda shard: open_index(self.folder, shard), self.manifest["shards"]))
         self._entries = np.concatenate([index.entries for index in self.indexes])
         if len(self._entries) != self.manifest["count"]:
             raise RecordError(f"{self.folder}: the indexes hold {len(self._entries)} records, the manifest says "
@@ -292,32 +278,6 @@ class RecordReader:
                 os.close(descriptor)
             self._descriptors = {}
 
-    def _refuse_strays(self):
-        """A shard that the manifest does not know (doubled, renamed) would be read by anybody who lists *.tfrecord."""
-        there = {name for name in storage.list_names(self.folder) if name.endswith(".tfrecord")}
-        missing = [name for name in self.names if name not in there]
-        strays = sorted(there - set(self.names))
-        if missing or strays:
-            raise RecordError(f"{self.folder}: the shards are not those of the manifest: missing {missing[:5]}, "
-                              f"unknown {strays[:5]}; expected {len(self.names)} shards")
-
-    def _open_index(self, shard):
-        path = storage.join(self.folder, index_name(shard["name"]))
-        try:
-            data = storage.read_bytes(path)
-        except FileNotFoundError as error:
-            raise RecordError(f"{path}: the index of shard {shard['name']} is missing") from error
-        index = Index.from_bytes(data, path)
-        if google_crc32c.value(data) != shard["index_crc32c"]:
-            raise RecordError(f"{path}: not the index that the manifest describes (another shard's, or of another run)")
-        size = storage.size(storage.join(self.folder, shard["name"]))
-        if size != shard["bytes"]:
-            whole = int(np.sum(index.entries["offset"] + index.entries["size"] + FRAME_BYTES <= size))
-            what = f"cut in record {whole} of {shard['count']}" if size < shard["bytes"] else "longer than written"
-            raise RecordError(f"{self.folder}/{shard['name']}: {what}: {size} bytes, the manifest says "
-                              f"{shard['bytes']}")
-        return index
-
     def locate(self, number):
         """Record number in the split -> (shard number, record number in the shard)."""
         if not 0 <= number < len(self):
@@ -327,57 +287,97 @@ class RecordReader:
 
     def read(self, number):
         """Record number in the split -> its serialized bytes, both crcs checked."""
-        return self.read_at(*self.locate(number))
+        return self.read_many([number])[0]
 
     def read_at(self, shard, record):
         """(shard number, record number in it) -> serialized bytes. O(1): one positioned read."""
-        entry = self.indexes[shard].entries[record]
-        size = int(entry["size"])
-        data = self._read_range(shard, int(entry["offset"]), size + FRAME_BYTES)
-        where = f"{self._paths[shard]}: record {record}"
-        if len(data) != size + FRAME_BYTES:
-            raise RecordError(f"{where}: the shard is cut inside it ({len(data)} of {size + FRAME_BYTES} bytes)")
-        got_size, got_crc = HEADER.unpack_from(data)
-        if got_crc != masked_crc32c(data[:8]):
-            raise RecordError(f"{where}: its length field is damaged (crc32c does not match)")
-        if got_size != size:
-            raise RecordError(f"{where}: {got_size} bytes long, the index says {size}: not the shard it was written as")
-        record_data = data[HEADER.size:-CRC.size]
-        crc = masked_crc32c(record_data)
-        if crc != CRC.unpack_from(data, len(data) - 4)[0]:
-            raise RecordError(f"{where}: its data are damaged (crc32c does not match)")
-        if crc != int(entry["crc"]):
-            raise RecordError(f"{where}: sound, but not the record that the index describes: another shard's?")
-        return record_data
+        return self.read_many([int(self._starts[shard]) + record])[0]
 
-    def _read_range(self, shard, offset, count):
-        path = self._paths[shard]
-        if storage.is_remote(path):
-            return storage.read_range(path, offset, count)
+    def read_many(self, numbers):
+        """Record numbers in the split, int [n] -> list of n serialized bytes: one positioned read each."""
+        found = []
+        for shard, record, offset, size, crc in self._places(numbers, "offset", "size", "crc"):
+            data = self._read_range(shard, offset, size + FRAME_BYTES)
+            found.append(check_record(data, {"size": size, "crc": crc}, f"{self._paths[shard]}: record {record}"))
+        return found
+
+    def will_need(self, numbers):
+        """Tells the operating system to fetch these records of a local folder into its cache; returns at once."""
+        for shard, _, offset, size in self._places(numbers, "offset", "size"):
+            descriptor = self._descriptor(shard)
+            if descriptor is not None:
+                os.posix_fadvise(descriptor, offset, size + FRAME_BYTES, os.POSIX_FADV_WILLNEED)
+
+    def where(self, number):
+        """Record number in the split -> "FOLDER/SHARD: record N", for messages."""
+        shard, record = self.locate(number)
+        return f"{self._paths[shard]}: record {record}"
+
+    def _places(self, numbers, *columns):
+        """-> tuples (shard, record in it, columns of its index entry …): Python's numbers, taken by whole columns."""
+        numbers = np.asarray(numbers, np.int64)
+        outside = (numbers < 0) | (numbers >= len(self))
+        if outside.any():
+            self.locate(int(numbers[outside][0]))
+        shards = np.searchsorted(self._starts, numbers, side="right") - 1
+        entries = self._entries[numbers]
+        return zip(shards.tolist(), (numbers - self._starts[shards]).tolist(),
+                   *(entries[column].tolist() for column in columns))
+
+    def _descriptor(self, shard):
+        """An open file of a local shard, or None: a bucket, or more shards than files we keep open."""
         descriptor = self._descriptors.get(shard)
-        if descriptor is None:
+        if descriptor is None and not storage.is_remote(self._paths[shard]):
             with self._lock:
                 descriptor = self._descriptors.get(shard)
                 if descriptor is None and len(self._descriptors) < _OPEN_FILES:
-                    descriptor = self._descriptors[shard] = os.open(path, os.O_RDONLY)
-        if descriptor is None:   # more shards than files we keep open: open for this one read
-            return storage.read_range(path, offset, count)
+                    descriptor = self._descriptors[shard] = os.open(self._paths[shard], os.O_RDONLY)
+        return descriptor
+
+    def _read_range(self, shard, offset, count):
+        descriptor = self._descriptor(shard)
+        if descriptor is None:
+            return storage.read_range(self._paths[shard], offset, count)
         return os.pread(descriptor, count, offset)
 
 
-def verify(folder, record_type=None):
-    """Reads everything in OUT/SPLIT: every shard's crc32c, every record's two crcs, ids unique.
+class JoinedReader:
+    """Several readers as one, for mixtures: the records are numbered on from one reader to the next.
 
-    Returns {"records", "shards", "bytes"}. RecordError at the first thing that is wrong.
+    Attributes: readers; starts int64 [readers], each one's first number; lengths, record_bytes int64 [count];
+    encoding: how audio is stored, None where the readers differ; remote: whether any of them reads from a bucket.
     """
-    with RecordReader(folder, record_type) as reader:
-        for number, shard in enumerate(reader.manifest["shards"]):
-            for record in range(shard["count"]):
-                reader.read_at(number, record)
-            path = storage.join(folder, shard["name"])
-            if file_crc32c(path) != shard["crc32c"]:
-                raise RecordError(f"{path}: its crc32c is not the one in the manifest, though every record is sound")
-        ids = collections.Counter(reader._entries["id"].tolist())
-        if len(ids) != len(reader):
-            raise RecordError(f"{folder}: {len(reader) - len(ids)} ids occur more than once")
-        return {"records": len(reader), "shards": len(reader.names), "bytes": int(reader.record_bytes.sum())}
+
+    def __init__(self, readers):
+        self.readers = list(readers)
+        self.starts = np.cumsum([0] + [len(reader) for reader in self.readers])[:-1]
+        self.lengths = np.concatenate([reader.lengths for reader in self.readers])
+        self.record_bytes = np.concatenate([reader.record_bytes for reader in self.readers])
+        encodings = {reader.manifest["encoding"] for reader in self.readers}
+        self.encoding = encodings.pop() if len(encodings) == 1 else None
+        self.remote = any(storage.is_remote(reader.folder) for reader in self.readers)
+
+    def read_many(self, numbers):
+        """Record numbers, int [n] -> list of n serialized bytes, both crcs of each checked."""
+        if len(self.readers) == 1:
+            return self.readers[0].read_many(numbers)
+        found = np.empty(len(numbers), object)
+        for reader, places, own in self._by_reader(numbers):
+            found[places] = reader.read_many(own)
+        return found.tolist()
+
+    def will_need(self, numbers):
+        """See RecordReader.will_need."""
+        for reader, _, own in self._by_reader(numbers):
+            reader.will_need(own)
+
+    def where(self, number):
+        """Record number -> "FOLDER/SHARD: record N", for messages."""
+        (reader, _, own), = self._by_reader(np.array([number]))
+        return reader.where(int(own[0]))
+
+    def _by_reader(self, numbers):
+        """Yields (reader, places in `numbers` bool [n], its own record numbers) for the readers that are asked."""
+        which = np.searchsorted(self.starts, numbers, side="right") - 1
+        for index in np.unique(which).tolist():
+            yield self.readers[index], which == index, numbers[which == index] - self.starts[index]

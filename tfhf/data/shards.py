@@ -77,6 +77,59 @@ class Index:
         return cls(header, entries)
 
 
+class ShardFile:
+    """One shard that is being written, in order; close() puts it under its name, whole, and its index beside it.
+
+    Attributes: header: see Index; count, bytes: of the records so far.
+    """
+
+    def __init__(self, folder, name):
+        self.header = {"shard": name, "consumed": 0, "skipped": []}
+        self.bytes = 0
+        self._folder = folder
+        self._file = storage.AtomicFile(storage.join(folder, name))
+        self._entries, self._crc = [], 0
+
+    @property
+    def count(self):
+        """Records so far."""
+        return len(self._entries)
+
+    def add(self, packed):
+        """Adds one `Packed` example."""
+        size = len(packed.serialized)
+        length_bytes = struct.pack("<Q", size)
+        crc = masked_crc32c(packed.serialized)
+        self._entries.append((self.bytes, size, crc, packed.length, packed.id_hash))
+        for part in (length_bytes + CRC.pack(masked_crc32c(length_bytes)), packed.serialized, CRC.pack(crc)):
+            self._file.write(part)
+            self._crc = google_crc32c.extend(self._crc, part)
+        self.bytes += size + FRAME_BYTES
+        self.header["consumed"] += 1
+
+    def skip(self, name, reason):
+        """Counts a source item that gives no record."""
+        self.header["consumed"] += 1
+        self.header["skipped"].append([name, reason])
+
+    def close(self):
+        """-> Index"""
+        entries = np.array(self._entries, INDEX_ENTRY)
+        index = Index({**self.header, "bytes": self.bytes, "crc32c": self._crc, "count": len(entries)}, entries)
+        self._file.commit()
+        storage.write_bytes(storage.join(self._folder, index_name(self.header["shard"])), index.to_bytes())
+        return index
+
+    def discard(self):
+        """Leave nothing behind."""
+        self._file.discard()
+
+
+def outgrows(shard_size, size, shard_bytes):
+    """Would a record of `size` bytes make a shard of `shard_size` bytes larger than `shard_bytes`?"""
+    return shard_size + size + FRAME_BYTES > shard_bytes
+
+
 def file_crc32c(path):
     """crc32c of a whole file, which need not fit into memory."""
     crc = 0
@@ -84,6 +137,57 @@ def file_crc32c(path):
     for start in range(0, total, 1 << 24):
         crc = google_crc32c.extend(crc, storage.read_range(path, start, 1 << 24))
     return crc
+
+
+def stray_shards(folder, names):
+    """What is wrong with the shards that lie in a folder, whose manifest lists `names`, or "".
+
+    A shard that the manifest does not know (doubled, renamed) would be read by anybody who lists *.tfrecord.
+    """
+    there = {name for name in storage.list_names(folder) if name.endswith(".tfrecord")}
+    missing = [name for name in names if name not in there]
+    strays = sorted(there - set(names))
+    if not missing and not strays:
+        return ""
+    return (f"{folder}: the shards are not those of the manifest: missing {missing[:5]}, unknown {strays[:5]}; "
+            f"expected {len(names)} shards")
+
+
+def open_index(folder, shard):
+    """The Index of a shard (its entry in the manifest). RecordError when it, or the shard's size, is another one."""
+    path = storage.join(folder, index_name(shard["name"]))
+    try:
+        data = storage.read_bytes(path)
+    except FileNotFoundError as error:
+        raise RecordError(f"{path}: the index of shard {shard['name']} is missing") from error
+    index = Index.from_bytes(data, path)
+    if google_crc32c.value(data) != shard["index_crc32c"]:
+        raise RecordError(f"{path}: not the index that the manifest describes (another shard's, or of another run)")
+    size = storage.size(storage.join(folder, shard["name"]))
+    if size != shard["bytes"]:
+        whole = int(np.sum(index.entries["offset"] + index.entries["size"] + FRAME_BYTES <= size))
+        what = f"cut in record {whole} of {shard['count']}" if size < shard["bytes"] else "longer than written"
+        raise RecordError(f"{folder}/{shard['name']}: {what}: {size} bytes, the manifest says {shard['bytes']}")
+    return index
+
+
+def check_record(data, entry, where):
+    """A record's bytes, framing included, and its entry in the index -> its serialized bytes, both crcs checked."""
+    size = int(entry["size"])
+    if len(data) != size + FRAME_BYTES:
+        raise RecordError(f"{where}: the shard is cut inside it ({len(data)} of {size + FRAME_BYTES} bytes)")
+    got_size, got_crc = HEADER.unpack_from(data)
+    if got_crc != masked_crc32c(data[:8]):
+        raise RecordError(f"{where}: its length field is damaged (crc32c does not match)")
+    if got_size != size:
+        raise RecordError(f"{where}: {got_size} bytes long, the index says {size}: not the shard it was written as")
+    record_data = data[HEADER.size:-CRC.size]
+    crc = masked_crc32c(record_data)
+    if crc != CRC.unpack_from(data, len(data) - 4)[0]:
+        raise RecordError(f"{where}: its data are damaged (crc32c does not match)")
+    if crc != int(entry["crc"]):
+        raise RecordError(f"{where}: sound, but not the record that the index describes: another shard's?")
+    return record_data
 
 
 def read_manifest(folder):

@@ -57,6 +57,13 @@ def listing_sha256(rows):
     return digest.hexdigest()
 
 
+def writer_of(dataset, out, split, audio_encoding, shard_bytes, overwrite):
+    """The RecordWriter for one split of a Dataset, which goes on where an interrupted one stopped."""
+    return RecordWriter(out, split, dataset.record_type, writer=dataset.name, options=dataset.options(split),
+                        dataset={"licence": dataset.licence, "origin": dataset.origin}, audio_encoding=audio_encoding,
+                        shard_bytes=shard_bytes, resume=True, overwrite=overwrite)
+
+
 def write_split(dataset, out, split, *, audio_encoding=PCM16, workers=None, skip_bad=0, shard_bytes=DEFAULT_SHARD_BYTES,
                 overwrite=False, log=None):
     """Writes one split of a Dataset to out/split and returns its manifest.
@@ -72,9 +79,7 @@ def write_split(dataset, out, split, *, audio_encoding=PCM16, workers=None, skip
     """
     log = log or (lambda line: print(line, file=sys.stderr, flush=True))
     workers = workers or os.cpu_count() or 1
-    with RecordWriter(out, split, dataset.record_type, writer=dataset.name, options=dataset.options(split),
-                      dataset={"licence": dataset.licence, "origin": dataset.origin}, audio_encoding=audio_encoding,
-                      shard_bytes=shard_bytes, resume=True, overwrite=overwrite) as writer:
+    with writer_of(dataset, out, split, audio_encoding, shard_bytes, overwrite) as writer:
         if writer.complete:
             log(f"{split}: already complete, {writer.count} records")
             return writer.finish()
