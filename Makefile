@@ -55,7 +55,7 @@ quickstart: setup
 	@$(BIN)/python -m pipelines.quickstart
 
 bench: setup-test
-	@$(BIN)/python -m benchmarks.whisper
+	@for claim in whisper ctc wav2vec2 data; do $(BIN)/python -m benchmarks.$$claim || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache

@@ -10,6 +10,7 @@ import os
 import pkgutil
 import re
 import sys
+import time
 
 import pipelines
 
@@ -17,6 +18,7 @@ _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 DESCRIPTION = """\
 tfhf list                                    what can be trained
 tfhf records WRITER --out DIR ...            raw data -> records
+tfhf data verify|stats|bench PATH            are the records whole; what is in them; how fast they come
 tfhf train TASK [key=value ...]              records -> checkpoints; run again to go on
 tfhf evaluate TASK [key=value ...]           checkpoint -> metrics.json
 tfhf predict TASK FILE ... [key=value ...]   files -> predictions
@@ -79,14 +81,16 @@ def evaluate(arguments) -> None:
 
     module = load_task(arguments.task)
     config = recipe_of(module, arguments)
-    print(json.dumps(run.evaluate(module.TASK, config, arguments.split, arguments.checkpoint), indent=2))
+    results = run.evaluate(module.TASK, config, arguments.split, arguments.checkpoint, arguments.averaged)
+    print(json.dumps(results, indent=2))
 
 
 def predict(arguments) -> None:
     from tfhf import run
 
     module = load_task(arguments.task)
-    answers = run.predict(module.TASK, recipe_of(module, arguments), arguments.files, arguments.checkpoint)
+    config = recipe_of(module, arguments)
+    answers = run.predict(module.TASK, config, arguments.files, arguments.checkpoint, arguments.averaged)
     for path, answer in zip(arguments.files, answers):
         print(f"{path}\t{answer}")
 
@@ -101,10 +105,65 @@ def export(arguments) -> None:
     model = (
         task.build_model()
         if arguments.checkpoint == "initial"
-        else run.load_trained(task, config.output, arguments.checkpoint)
+        else run.load_trained(task, config.output, arguments.checkpoint, arguments.averaged)
     )
     out_dir = arguments.export_dir or os.path.join(config.output, "export")
     print(exporter.export(task, model, out_dir, files=arguments.files))
+
+
+def verify_data(arguments) -> int:
+    from tfhf.data import verify
+
+    wrong = 0
+    for folder in verify.split_folders(arguments.path):
+        begin = time.perf_counter()
+
+        def show(done, total):
+            if sys.stderr.isatty():
+                rate = done / 1e6 / max(time.perf_counter() - begin, 1e-9)
+                print(f"\r\033[K{folder}: {done / total:.0%}, {rate:.0f} MB/s", end="", file=sys.stderr, flush=True)
+
+        found = verify.problems(folder, progress=show)
+        wrong += len(found)
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        for problem in found:
+            print(f"wrong: {problem}")
+        if not found:
+            figures = verify.stats(folder)
+            print(f"sound: {folder}: {figures['records']} records, {figures['shards']} shards, "
+                  f"{figures['bytes'] / 1e6:.1f} MB, fingerprint {figures['fingerprint'][:12]}")
+    return 1 if wrong else 0
+
+
+def describe_data(arguments) -> None:
+    from tfhf.data import verify
+
+    buckets = [int(word) for word in arguments.buckets.split(",")] if arguments.buckets else None
+    if arguments.task:
+        module = load_task(arguments.task)
+        buckets = module.TASK(module.RECIPES["default"].task).buckets
+    folders = verify.split_folders(arguments.path)
+    print(json.dumps({folder: verify.stats(folder, buckets) for folder in folders}, indent=2, ensure_ascii=False))
+
+
+def bench_data(arguments) -> None:
+    from tfhf.data import throughput
+
+    where, batch_size = (arguments.path, arguments.split), arguments.batch_size
+    found = throughput.measure_reading(*where, arguments.seconds)
+    print(found.line("read and checked"))
+    if arguments.task:
+        module = load_task(arguments.task)
+        config = module.RECIPES["default"].override(arguments.overrides)
+        batch_size = batch_size or config.batch_size
+        task = module.TASK(config.task)
+        found = throughput.measure_batches(task, *where, batch_size, arguments.seconds, config.data.drop_longer)
+        print(found.line(f"batches of {batch_size} for {arguments.task}"))
+    if arguments.step_seconds:
+        if not batch_size:
+            raise CommandError("--step-seconds without TASK: expected --batch-size too, the examples that a step takes")
+        print(found.need(batch_size, arguments.step_seconds))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -116,6 +175,26 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="list tasks and recipes").set_defaults(action=list_tasks)
     records = commands.add_parser("records", help="write records; `tfhf records --help`", add_help=False)
     records.set_defaults(action=None)
+    data = commands.add_parser("data", help="look at records").add_subparsers(required=True, metavar="WHAT")
+    for name, action, text in (
+        ("verify", verify_data, "read everything; exit status 1 and a line for each thing that is wrong"),
+        ("stats", describe_data, "counts, lengths, hours, padding, as JSON; no record is read"),
+    ):
+        command = data.add_parser(name, help=text)
+        command.set_defaults(action=action)
+        command.add_argument("path", metavar="PATH", help="OUT or OUT/SPLIT, local or gs://")
+        if name == "stats":
+            command.add_argument("task", metavar="TASK", nargs="?", help="whose buckets to tell the padding for")
+            command.add_argument("--buckets", help="ascending lengths to tell the padding for: 80000,160000")
+    bench = data.add_parser("bench", help="MB/s and examples/s without a model, and what a model's step needs")
+    bench.set_defaults(action=bench_data, command="bench")
+    bench.add_argument("path", metavar="PATH", help="folder of the records, local or gs://")
+    bench.add_argument("task", metavar="TASK", nargs="?", help="whose batches to make; none: records are only read")
+    bench.add_argument("rest", metavar="key=value", nargs="*", help="changes of the task's default recipe")
+    bench.add_argument("--split", default="train")
+    bench.add_argument("--seconds", type=float, default=5.0, help="how long to measure (%(default)g)")
+    bench.add_argument("--batch-size", type=int, help="over all replicas; default: the recipe's")
+    bench.add_argument("--step-seconds", type=float, help="a measured step: tells what it needs")
     for name, action, text in (
         ("train", train, "train a task, or go on where it stopped"),
         ("evaluate", evaluate, "score a checkpoint"),
@@ -131,9 +210,13 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--recipe", default="default")
         command.add_argument("--output", help="the run's folder, local or gs://")
         command.add_argument("--data", help="folder of the records (data.path)")
-        command.add_argument("--strategy", help="none, cpu:N, gpu or tpu[:name]")
+        command.add_argument("--strategy", help="none, cpu:N, gpu, tpu[:name] or workers")
+        if name != "export":   # a SavedModel is TensorFlow's
+            command.add_argument("--backend", choices=("tensorflow", "jax"), help="Keras' backend (KERAS_BACKEND)")
         if name != "train":
-            command.add_argument("--checkpoint", default="last", help="last (default), initial, or a step")
+            command.add_argument("--checkpoint", default="last", help="last (default), best, initial, or a step")
+            command.add_argument("--raw-weights", dest="averaged", action="store_false",
+                                 help="not the running means that a run with ema_decay keeps")
         if name == "evaluate":
             command.add_argument("--split", help="default: the recipe's data.eval_split")
         if name == "export":
@@ -171,8 +254,10 @@ def main(argv: list[str] | None = None) -> int:
     if argv and argv[0] in handed_over and importlib.util.find_spec(handed_over[argv[0]].removesuffix(".__main__")):
         return importlib.import_module(handed_over[argv[0]]).main(argv[1:])
     arguments = parse(argv)
+    if getattr(arguments, "backend", None):
+        os.environ["KERAS_BACKEND"] = arguments.backend   # before Keras is imported
     try:
-        arguments.action(arguments)
+        return arguments.action(arguments) or 0
     except (ValueError, OSError, RuntimeError) as error:
         # Errors of our own classes say all there is to say; one from elsewhere is a bug and keeps its trace.
         ours = type(error).__module__.startswith(("tfhf.", "pipelines.", "tfrecords.", "__main__"))
@@ -180,7 +265,6 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The `tfhf` command on the toy task: every step once, and one clear line for what the user can mend."""
 
 import json
+import os
+import signal
 import sys
 import types
 
@@ -9,6 +11,7 @@ import pytest
 
 import pipelines.__main__ as command
 from tests import toy_task
+from tfhf import run
 
 
 @pytest.fixture
@@ -33,6 +36,8 @@ def test_the_road(toy, capsys):
     assert saved["steps"] == 20 and saved["optimizer"]["beta_1"] == 0.8
     assert command.main(["evaluate", "toy", "--output", str(toy / "other"), "--split", "train"]) == 0
     assert json.loads(capsys.readouterr().out)["examples"] == 50
+    assert command.main(["evaluate", "toy", "--output", str(toy / "other"), "--raw-weights"]) == 0
+    assert (toy / "other/evaluation/validation-step-00000020-raw").exists() and capsys.readouterr().out
     np.savetxt(toy / "a=b.txt", np.ones(5))
     assert (
         command.main(["predict", "toy", str(toy / "a=b.txt"), "--output", str(toy / "other"), "eval_batch_size=4"]) == 0
@@ -63,6 +68,19 @@ def test_one_clear_line(toy, capsys, line, words):
 def test_export_takes_files_and_settings_in_any_order():
     parsed = command.parse(["export", "toy", "a.wav", "steps=3", "--checkpoint", "initial", "b.wav"])
     assert (parsed.files, parsed.overrides, parsed.checkpoint) == (["a.wav", "b.wav"], ["steps=3"], "initial")
+
+
+def test_a_preempted_run_has_an_exit_status_of_its_own(toy, monkeypatch):
+    fit = run._fit
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        fit(*arguments)
+
+    monkeypatch.setattr(run, "_fit", interrupted)
+    with pytest.raises(SystemExit) as status:
+        command.main(["train", "toy"])
+    assert status.value.code == 75
 
 
 @pytest.mark.parametrize("line", ["train toy --speed 3", "train toy stray", "predict toy", "walk"])

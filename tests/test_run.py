@@ -16,6 +16,7 @@ from tests import toy_task
 from tfhf import run
 from tfhf.checkpoints import CheckpointError, latest_checkpoint, list_checkpoints
 from tfhf.config import ConfigError
+from tfhf.data.records import RecordWriter
 from tfhf.data.schema import RecordError
 from tfhf.progress import TrainingError
 from tfhf.task import Task, TaskError
@@ -144,13 +145,13 @@ from pathlib import Path
 from tests import toy_task
 from tfhf import run, checkpoints
 records, output, slow = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
-save = checkpoints.save_checkpoint
-def save_slowly(*arguments, **options):
-    folder = save(*arguments, **options)
-    print("SAVED", arguments[1], flush=True)
+write = checkpoints.write_checkpoint
+def write_slowly(folder, snapshot, *options):
+    written = write(folder, snapshot, *options)
+    print("SAVED", snapshot.step, flush=True)
     time.sleep(slow)
-    return folder
-checkpoints.save_checkpoint = save_slowly
+    return written
+checkpoints.write_checkpoint = write_slowly
 config = toy_task.run_config(records, output=output, steps=20, log_every=1, checkpoint_every=4,
                              task=toy_task.ToyConfig(dropout=0.3))
 run.train(toy_task.ToyTask, config)
@@ -186,6 +187,31 @@ def test_a_torn_checkpoint_is_passed_over(records, tmp_path, capsys):
     again = run.train(toy_task.ToyTask, config)
     assert again["start_step"] == 10 and again["loss"] == history["loss"]
     assert "step-00000012 is not whole and is passed over: weights.safetensors has" in capsys.readouterr().err
+
+
+def test_resume_refuses_other_records(records, tmp_path):
+    config = config_for(records, tmp_path / "run", steps=5, evaluate_every=0, jit_compile=False)
+    with RecordWriter(tmp_path / "data", "train", toy_task.SERIES) as writer:
+        for example in toy_task.examples(50):
+            writer.write(example)
+    config = config.override([f"data.path={tmp_path / 'data'}"])
+    history = run.train(toy_task.ToyTask, config)
+    with RecordWriter(tmp_path / "data", "train", toy_task.SERIES, overwrite=True) as writer:
+        for example in toy_task.examples(51):
+            writer.write(example)
+    with pytest.raises(ConfigError, match="holds 51 records with the fingerprints .* was trained on 50 with"):
+        run.train(toy_task.ToyTask, config.override(["steps=5"]))
+    assert run.evaluate(toy_task.ToyTask, config, "train", history["step"][-1])["examples"] == 51
+
+
+def test_the_best_by_eval_loss_is_kept_and_used(records, tmp_path):
+    config = config_for(records, tmp_path / "run", steps=24, evaluate_every=3, checkpoint_every=0)
+    config = config.override(["keep_best=1", "keep_checkpoints=1", "optimizer.learning_rate=0.4", "jit_compile=false"])
+    history = run.train(toy_task.ToyTask, config)
+    best = history["eval_step"][int(np.argmin(history["eval_loss"]))]
+    assert [step for step, _ in list_checkpoints(config.output)] == sorted({best, 24})
+    run.evaluate(toy_task.ToyTask, config, checkpoint="best")
+    assert (tmp_path / f"run/evaluation/validation-step-{best:08d}/metrics.json").exists()
 
 
 def test_resume_refuses_another_config_but_allows_more_steps(records, tmp_path):
@@ -272,6 +298,8 @@ def test_bad_arguments(records, tmp_path):
     config = config_for(records, tmp_path / "run")
     with pytest.raises(CheckpointError, match="no whole checkpoint here"):
         run.evaluate(toy_task.ToyTask, config)
+    with pytest.raises(CheckpointError, match="no whole checkpoint here that was saved with its eval_loss"):
+        run.evaluate(toy_task.ToyTask, config, checkpoint="best")
     with pytest.raises(CheckpointError, match="no checkpoint '7'"):
         run.evaluate(toy_task.ToyTask, config, checkpoint="7")
     with pytest.raises(RecordError, match="nowhere"):

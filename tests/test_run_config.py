@@ -17,7 +17,7 @@ def test_what_may_change(tmp_path):
     config = make_config(tmp_path, "strategy=tpu:one")
     config.save(tmp_path / "config.json")
     changes = ["strategy=tpu:two", "steps=99", "log_every=1", "checkpoint_every=1", "evaluate_every=1"]
-    changes += ["keep_checkpoints=9", "eval_batch_size=3", "steps_per_execution=1"]
+    changes += ["keep_checkpoints=9", "keep_best=2", "eval_batch_size=3", "steps_per_execution=1", "shard_weights=true"]
     check_same_run(config.override(changes))
     assert set(FREE_ON_RESUME) == {change.partition("=")[0] for change in changes} | {"output"}
     assert set(FREE_ON_RESUME) <= {field.name for field in dataclasses.fields(RunConfig)}
@@ -52,10 +52,11 @@ def test_checkpoints_without_their_config(tmp_path):
     [
         ("steps=0", "steps: got 0, expected 1 or more"),
         ("seed=-1", "seed: got -1, expected 0 or more"),
+        (("evaluate_every=0", "keep_best=2"), "keep_best: got 2 with evaluate_every=0, expected evaluate_every of 1"),
         ("steps_per_execution=8", "steps: got 12, expected a multiple of steps_per_execution=8"),
     ],
 )
 def test_refused_values(tmp_path, override, words):
     with pytest.raises(ConfigError) as error:
-        make_config(tmp_path, override)
+        make_config(tmp_path, *([override] if isinstance(override, str) else override))
     assert words in str(error.value)

@@ -1,6 +1,8 @@
 """Strategies: what is refused, and what a strategy does to a step (in fresh processes: virtual devices need one)."""
 
+import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +11,13 @@ import keras
 import pytest
 import tensorflow as tf
 
-from tfhf.strategy import StrategyError, make_runtime, set_precision, strategy_kind
+from tfhf import strategy
+from tfhf.strategy import Runtime, StrategyError, lost_hosts, make_runtime, read_cluster, set_precision, strategy_kind
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("spec", ["cpu", "cpu:0", "cpu:x", "cpus:2", "none:1", "gpu:1", ""])
+@pytest.mark.parametrize("spec", ["cpu", "cpu:0", "cpu:x", "cpus:2", "none:1", "gpu:1", "workers:2", ""])
 def test_unknown_words(spec):
     with pytest.raises(StrategyError, match="expected"):
         make_runtime(spec)
@@ -39,6 +42,64 @@ def test_too_late_for_virtual_devices():
 def test_no_gpu():
     with pytest.raises(StrategyError, match="no GPU"):
         make_runtime("gpu")
+
+
+def cluster(*addresses, kind="worker", index=0, **more):
+    return json.dumps({"cluster": {"worker": list(addresses), **more}, "task": {"type": kind, "index": index}})
+
+
+def test_the_cluster_is_read_from_tf_config(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", cluster("a:1", "b:2", index=1))
+    assert read_cluster() == (["a:1", "b:2"], 1)
+    monkeypatch.setenv("TF_CONFIG", cluster("a:1", "b:2", index=1, chief=["[::1]:3"]))
+    assert read_cluster() == (["[::1]:3", "a:1", "b:2"], 2)
+    monkeypatch.setenv("TF_CONFIG", cluster("a:1", "b:2", kind="chief", chief=["c:3"]))
+    assert read_cluster() == (["c:3", "a:1", "b:2"], 0)
+
+
+@pytest.mark.parametrize("text", [
+    None, "", "{", "[]", "{}", cluster(), cluster("a:1", index=1), cluster("a:1", index="0"), cluster("a:1", "a:1"),
+    cluster("a"), cluster("a:b"), cluster("a:70000"), cluster("a:1", kind="ps", ps=["b:2"]), cluster(1, 2),
+])
+def test_a_bad_cluster(monkeypatch, text):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if text is not None:
+        monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(StrategyError, match="TF_CONFIG holds .* expected .*cluster.*HOST:PORT"):
+        make_runtime("workers")
+
+
+def test_a_port_that_is_taken_and_a_process_that_does_not_come(monkeypatch):
+    with socket.socket() as taken, socket.socket() as free:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        free.bind(("127.0.0.1", 0))
+        mine, other = (f"127.0.0.1:{one.getsockname()[1]}" for one in (taken, free))
+        monkeypatch.setattr(strategy, "PEER_WAIT_S", 0.3)
+        monkeypatch.setenv("TF_CONFIG", cluster(mine, other))
+        with pytest.raises(StrategyError, match=f"process 0 cannot have {mine}, .* in use"):
+            make_runtime("workers")
+        taken.close()
+        with pytest.raises(StrategyError, match=f"no process answers at {other} .* after 0.3 s; .* all 2 hosts"):
+            make_runtime("workers")
+
+
+def test_one_process_has_one_host_and_hears_itself():
+    runtime = make_runtime("none", jit_compile=False)
+    assert (runtime.num_hosts, runtime.host_index, runtime.is_chief, runtime.gather(7)) == (1, 0, True, [7])
+    batches = runtime.distribute(4, lambda hosts, index: tf.data.Dataset.from_tensors((hosts, index)))
+    assert [tuple(map(int, batch)) for batch in batches] == [(1, 0)]
+
+
+def test_only_the_break_of_a_cluster_is_a_lost_host():
+    workers = Runtime("workers", None, 2, False, 2, 1)
+    broken = tf.errors.UnavailableError(None, None, "Graph error:\nCollective ops is aborted by: Socket closed\nmore\n")
+    with pytest.raises(StrategyError, match=r"host 1 lost another process .*\(Socket closed more\); start the same"):
+        with lost_hosts(workers):
+            raise broken
+    for runtime, error in ((make_runtime("none", False), broken), (workers, tf.errors.DataLossError(None, None, "x"))):
+        with pytest.raises(tf.errors.OpError), lost_hosts(runtime):
+            raise error
 
 
 def test_precision():
@@ -102,7 +163,7 @@ with runtime.scope():
 @tf.function
 def masks():
     def replica():
-        trainer._set_randomness()
+        trainer.begin_micro_batch(0)
         mask = model.layers[0](tf.ones((1, 64)), training=True)
         return mask
     return runtime.strategy.run(replica)

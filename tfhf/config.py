@@ -15,6 +15,8 @@ import types
 import typing
 from typing import Any, Literal, Sequence, Union
 
+from tfhf.data import storage
+
 
 class ConfigError(ValueError):
     """A config key or value that cannot be taken; the message names the key's full path."""
@@ -95,8 +97,7 @@ class Config:
     def save(self, path: str | os.PathLike) -> None:
         """Write the config as JSON to a local or gs:// path."""
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
-        with _open(path, "w") as file:
-            file.write(text)
+        storage.write_bytes(path, text.encode("utf-8"))
 
     @classmethod
     def load(cls, path: str | os.PathLike, **field_types: type) -> "Config":
@@ -105,11 +106,9 @@ class Config:
         Raises:
             ConfigError: the file is not JSON or does not fit the config; the message names the file.
         """
-        with _open(path, "r") as file:
-            text = file.read()
         try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
+            values = json.loads(storage.read_bytes(path))
+        except ValueError as error:
             raise ConfigError(f"{path}: not JSON ({error})") from error
         try:
             return cls.from_dict(values, **field_types)
@@ -129,13 +128,6 @@ def changed_keys(old: Any, new: Any, where: str = "") -> list[str]:
     return [] if old == new else [f"{where}: {old!r} -> {new!r}"]
 
 
-def _open(path: str | os.PathLike, mode: str):
-    path = os.fspath(path)
-    if "://" in path:
-        import tensorflow as tf  # only remote paths need it, and importing it takes seconds
-
-        return tf.io.gfile.GFile(path, mode)
-    return open(path, mode, encoding="utf-8")
 
 
 def _join(where: str, key: str) -> str:

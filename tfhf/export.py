@@ -97,7 +97,7 @@ def export(task, model, out_dir, *, examples=None, files=(), version=None, toler
     remote = storage.is_remote(out_dir)
     # The fresh process works in another folder, where a relative path would mean something else.
     parent = storage.join(out_dir if remote else os.path.abspath(out_dir), task.name)
-    tf.io.gfile.makedirs(parent)
+    storage.make_folder(parent)
     lock = storage.FolderLock(parent)
     try:
         if not remote:   # the lock is ours, so these belong to exports that were killed
@@ -150,7 +150,7 @@ def load_exported(path) -> Exported:
         ExportError: there is no export.
     """
     path = os.fspath(path)
-    if not tf.io.gfile.exists(storage.join(path, "saved_model.pb")):
+    if not storage.exists(storage.join(path, "saved_model.pb")):
         versions = _versions(path)
         if not versions:
             raise ExportError(f"{path}: no export here, expected saved_model.pb or folders named 1, 2, ...")
@@ -388,8 +388,7 @@ def _ask_fresh_process(folder, ops, requests):
 
 
 def _versions(parent):
-    names = tf.io.gfile.listdir(parent) if tf.io.gfile.isdir(parent) else []
-    return sorted(int(name.rstrip("/")) for name in names if name.rstrip("/").isdigit())
+    return sorted(int(name) for name in storage.list_names(parent) if name.isdigit())
 
 
 def _version(parent, version):
@@ -411,11 +410,11 @@ def _publish(staging, parent, number, remote):
         return folder
     # A bucket has no rename. The file without which nothing loads comes last.
     names = [path.relative_to(staging).as_posix() for path in Path(staging).rglob("*") if path.is_file()]
+    last = {"saved_model.pb"}
     try:
-        for name in sorted(names, key=lambda name: name == "saved_model.pb"):
-            tf.io.gfile.copy(os.path.join(staging, name), storage.join(folder, name))
-    except tf.errors.OpError as error:
-        if tf.io.gfile.isdir(folder):
-            tf.io.gfile.rmtree(folder)
-        raise ExportError(f"{folder}: could not be written ({error.message}); what had been was removed") from error
+        for part in (set(names) - last, last):
+            storage.upload({os.path.join(staging, name): storage.join(folder, name) for name in part})
+    except OSError as error:
+        storage.remove_folder(folder)
+        raise ExportError(f"{folder}: could not be written ({error}); what had been was removed") from error
     return folder

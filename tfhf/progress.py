@@ -11,16 +11,17 @@ import json
 import math
 import sys
 import time
-from typing import Callable
+from typing import Callable, Sequence
 
 import keras
 import tensorflow as tf
 
 from tfhf.data import storage
+from tfhf.preemption import Preempted, StopSignals
 
 
 class TrainingError(ValueError):
-    """A run that cannot go on: a loss that is not finite, a history that is not this run's."""
+    """A run that cannot go on: a loss that is not finite."""
 
 
 class InputClock:
@@ -58,31 +59,17 @@ class InputClock:
 class History:
     """The run's history.jsonl: one JSON object per line, {"step": 1, "loss": 3.25} or {"step": 10, "eval_loss": 3.5}.
 
-    Numbers are written so that reading them gives the same float. Opening drops the lines past `start_step`, which a
-    killed run had written after its last checkpoint. In a bucket, where nothing can be appended to, the file is written
-    anew by `save`.
+    Numbers are written so that reading them gives the same float. A run begins with the lines of the checkpoint that it
+    goes on from, which holds them: what a killed run had written after it is dropped, what is damaged is mended. In a
+    bucket, where nothing can be appended to, the file is written anew by `save`.
     """
 
-    def __init__(self, folder: str, start_step: int):
+    def __init__(self, folder: str, lines: Sequence[dict] = ()):
         self.path = storage.join(folder, "history.jsonl")
         self._remote = storage.is_remote(folder)
-        self.lines = [line for line in self._read() if line["step"] <= start_step]
+        self.lines = list(lines)
         self._waiting: list[tuple[int, str, object]] = []
         self.save()
-
-    def _read(self) -> list[dict]:
-        if not storage.exists(self.path):
-            return []
-        texts = storage.read_bytes(self.path).decode("utf-8").splitlines()
-        lines = []
-        for number, text in enumerate(texts, start=1):
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError as error:
-                if number == len(texts):  # the process was killed in the middle of the last line
-                    break
-                raise TrainingError(f"{self.path}: line {number} is not JSON: {text[:80]!r}") from error
-        return lines
 
     def save(self) -> None:
         """Write the whole file, atomically."""
@@ -187,15 +174,20 @@ class ProgressLine:
 
 
 class StepCallback(keras.callbacks.Callback):
-    """Everything that happens between steps, in this order: history, log, evaluation, checkpoint.
+    """Everything that happens between steps, in this order: history, log, evaluation, checkpoint, leaving on a signal.
 
     Args:
         trainer: the model that fits (for its compile count and optimizer).
         start_step: steps done before this fit.
         total_steps: the run's last step, which always logs and saves.
         log_every, evaluate_every, checkpoint_every: in steps; 0: only at the end (log, checkpoint) or never (evaluate).
-        evaluate: () -> evaluation loss.
-        save: (step) -> None, writes the checkpoint.
+        evaluate: (stopped) -> evaluation loss, or None when `stopped()` turned true before it was known.
+        save: (step) -> None, begins to write the checkpoint.
+        keep_best: save after an evaluation, too, whose loss is among this many least ones of the run.
+        stop: signals; one that came makes the step that is under way the last one.
+
+    Raises:
+        Preempted: a signal came; the checkpoint of `step` is on its way.
     """
 
     def __init__(
@@ -211,14 +203,24 @@ class StepCallback(keras.callbacks.Callback):
         log_every: int,
         evaluate_every: int,
         checkpoint_every: int,
-        evaluate: Callable[[], float],
+        evaluate: Callable[[Callable[[], bool]], float | None],
         save: Callable[[int], None],
+        keep_best: int,
+        stop: StopSignals,
     ):
         super().__init__()
         self.trainer, self.history, self.line, self.clock, self.writer = trainer, history, line, clock, writer
         self.start_step, self.total_steps, self.step = start_step, total_steps, start_step
         self.log_every, self.evaluate_every, self.checkpoint_every = log_every, evaluate_every, checkpoint_every
-        self.evaluate, self.save = evaluate, save
+        self.evaluate, self.save, self.keep_best, self.stop = evaluate, save, keep_best, stop
+
+    def on_train_begin(self, logs=None):
+        # A run that was stopped during an evaluation has saved without it.
+        if self._evaluates(self.start_step) and self.start_step not in self.history.values("eval_loss")[0]:
+            self._evaluate(self.start_step)
+        if self.stop.requested:
+            raise Preempted(f"stopped by {self.stop.requested} before step {self.start_step + 1}; nothing is lost, the "
+                            "same command goes on")
 
     def on_train_batch_end(self, batch, logs=None):
         self.step = step = self.start_step + batch + 1
@@ -230,19 +232,39 @@ class StepCallback(keras.callbacks.Callback):
             self.line.mark(step, self.clock.seconds())
         if self._due(step, self.log_every):
             self._log(step)
-        if self.evaluate_every and step % self.evaluate_every == 0:
-            with self.line.paused():
-                loss = self.evaluate()
-                self.history.flush()
-                self.history.add(step, "eval_loss", loss)
-                self.history.flush()
-                self._scalars(step, {"eval_loss": loss})
-                self.line.say(f"step {step}: eval_loss {loss:.6f}")
-        if self._due(step, self.checkpoint_every):
+        save = self._due(step, self.checkpoint_every)
+        if self._evaluates(step):
+            save = self._evaluate(step) or save
+        if save or self.stop.requested:
             with self.line.paused():
                 self.history.flush()
                 self.history.save()
+                self._sync()
                 self.save(step)
+        if self.stop.requested and step < self.total_steps:
+            raise Preempted(f"stopped by {self.stop.requested} after step {step}, which is saved; the same command "
+                            "goes on")
+
+    def _sync(self) -> None:
+        # On the JAX backend the weights are with the compiled step while `fit` runs.
+        if keras.backend.backend() == "jax":
+            self.trainer.jax_state_sync()
+
+    def _evaluates(self, step: int) -> bool:
+        return bool(step and self.evaluate_every) and step % self.evaluate_every == 0
+
+    def _evaluate(self, step: int) -> bool:
+        """Note the evaluation loss; returns whether it is among the best."""
+        with self.line.paused():
+            loss = self.evaluate(lambda: bool(self.stop.requested))
+            if loss is None:
+                return False
+            self.history.flush()
+            self.history.add(step, "eval_loss", loss)
+            self.history.flush()
+            self._scalars(step, {"eval_loss": loss})
+            self.line.say(f"step {step}: eval_loss {loss:.6f}")
+        return loss in sorted(self.history.values("eval_loss")[1])[: self.keep_best]
 
     def _due(self, step: int, every: int) -> bool:
         return step == self.total_steps or bool(every) and step % every == 0
@@ -252,6 +274,7 @@ class StepCallback(keras.callbacks.Callback):
         values = {name: self.history.last(name) for name in self._logged}
         figures = self.line.show(step, values, self.clock.seconds(), self.trainer.trace_count)
         with self.line.paused():
+            self._sync()
             rate = float(self.trainer.optimizer.learning_rate)
             self._scalars(step, {**values, "learning_rate": rate, **figures})
 

@@ -8,13 +8,15 @@ uninterrupted run would have had.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import platform
 import re
 import sys
+import tempfile
 import time
-from typing import Any, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -26,10 +28,13 @@ from tfhf.data import storage
 from tfhf.data.pipeline import evaluation_batches, padding_stats, training_batches
 from tfhf.data.records import read_manifest
 from tfhf.data.schema import RecordError
+from tfhf.gan import AdversarialLoss, AdversarialPair, GanTrainer
 from tfhf.optimizers import freeze, make_optimizer
+from tfhf.preemption import Preempted, StopSignals
 from tfhf.progress import History, InputClock, ProgressLine, StepCallback, save_pictures
-from tfhf.run_config import DataConfig, RunConfig, check_same_run
-from tfhf.strategy import Runtime, check_built_in_scope, make_runtime, set_precision
+from tfhf.run_config import DataConfig, RunConfig, check_same_records, check_same_run, training_records
+from tfhf.strategy import Runtime, StopOfAnyHost, check_built_in_scope, lost_hosts, make_runtime, set_precision
+from tfhf.strategy import strategy_kind
 from tfhf.task import Task, TaskError
 from tfhf.train_steps import Trainer
 
@@ -58,22 +63,38 @@ def train(task_class: type[Task], config: RunConfig) -> dict:
         TaskError: a loss that is no value per example, shapes that are not static, a step compiled too often.
         RecordError: data that cannot be read.
         TrainingError: a loss that is not finite.
+        Preempted: SIGTERM or SIGINT came, to this host or another; the last step is saved.
+        StrategyError: another process of the cluster is gone.
+
+    Of several hosts the chief alone writes; `config.output` must be a folder that all of them read.
     """
-    runtime = _start(config)
+    runtime = _start(config, shared=True)
     task = task_class(config.task)
     storage.make_folder(config.output)
-    lock = storage.FolderLock(config.output)
-    try:
-        with _data_errors():
-            return _train(task, config, runtime)
-    finally:
-        lock.close()
+    with contextlib.ExitStack() as stack:
+        folder = config.output
+        if runtime.is_chief:
+            stack.callback(storage.FolderLock(folder).close)
+        else:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+        try:
+            with StopSignals() as stop, lost_hosts(runtime), _data_errors():
+                return _train(task, config, runtime, StopOfAnyHost(stop, runtime), folder)
+        except Preempted as preempted:
+            print(preempted.message, file=sys.stderr, flush=True)
+            raise
 
 
-def _train(task: Task, config: RunConfig, runtime: Runtime) -> dict:
-    checkpoints.remove_unfinished(config.output)
+def _train(task: Task, config: RunConfig, runtime: Runtime, stop: StopOfAnyHost, folder: str) -> dict:
+    """`folder`: where this process writes all but the checkpoints: the run's, or one that nobody reads."""
+    if runtime.is_chief:
+        checkpoints.remove_unfinished(config.output)
     newest = checkpoints.latest_checkpoint(config.output)
     done = newest[0] if newest else 0
+    steps = runtime.gather(done)
+    if len(set(steps)) > 1:
+        raise ConfigError(f"output: got {config.output}, in which the hosts find the newest checkpoint at the steps "
+                          f"{steps}; expected a folder that all of them share")
     if newest:
         check_same_run(config)
     if done > config.steps:
@@ -83,15 +104,19 @@ def _train(task: Task, config: RunConfig, runtime: Runtime) -> dict:
             f"steps_per_execution: got {config.steps_per_execution}, which does not divide the step {done} of "
             "the checkpoint to go on from"
         )
+    records = training_records(config.data)
+    if newest:
+        check_same_records(records, checkpoints.read_state(newest[1])["data"], newest[1])
     trainer = make_trainer(task, config, runtime)
     if newest:
-        checkpoints.load_checkpoint(newest[1], trainer.model, trainer.optimizer)
+        checkpoints.load_checkpoint(newest[1], trainer.model, trainer.optimizer_state, trainer.averages)
         print(f"{config.output}: going on from step {done}", file=sys.stderr, flush=True)
-    padding = padding_stats(task, config.data.path, config.data.train_split).fraction
-    config.save(storage.join(config.output, "config.json"))
-    history = History(config.output, done)
+    padding = padding_stats(task, config.data.training_path, config.data.train_split).fraction
+    config.save(storage.join(folder, "config.json"))
+    history = History(folder, checkpoints.read_history(newest[1]) if newest else ())
     if done < config.steps:
-        _fit(task, config, runtime, trainer, history, done, padding)
+        _fit(task, config, runtime, trainer, history, done, padding, records, stop, folder)
+        runtime.gather(0)  # the chief has written the last checkpoint
     steps, losses = history.values("loss")
     eval_steps, eval_losses = history.values("eval_loss")
     newest = checkpoints.latest_checkpoint(config.output)
@@ -108,62 +133,99 @@ def _train(task: Task, config: RunConfig, runtime: Runtime) -> dict:
     }
 
 
-def _fit(task, config, runtime, trainer, history, done, padding) -> None:
-    dataset = training_batches(
-        task,
-        config.data.path,
-        config.data.train_split,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        start_step=done,
-        num_steps=config.steps - done,
-        drop_longer=config.data.drop_longer,
-    )
-    _check_static(task, dataset.element_spec)
+def _fit(task, config, runtime, trainer, history, done, padding, records, stop, folder) -> None:
     clock = InputClock()
+
+    def batches(num_hosts: int, host_index: int) -> tf.data.Dataset:
+        dataset = training_batches(
+            task, config.data.training_path, config.data.train_split, batch_size=config.batch_size, seed=config.seed,
+            start_step=done, num_steps=config.steps - done, num_hosts=num_hosts, host_index=host_index,
+            drop_longer=config.data.drop_longer,
+        )
+        _check_static(task, dataset.element_spec)
+        return clock.attach(dataset)
+
     evaluator = None
     if config.evaluate_every:
         evaluator = LossEvaluator(task, trainer, runtime, config)
-    writer = tf.summary.create_file_writer(storage.join(config.output, "tensorboard"))
+    writer = tf.summary.create_file_writer(storage.join(folder, "tensorboard"))
+    saver = checkpoints.CheckpointWriter(config.output, config.keep_checkpoints, config.keep_best)
+
+    def save(step: int) -> None:
+        if not runtime.is_chief:
+            return
+        epoch = step * config.batch_size // records["count"]
+        position = {"step": step, "epoch": epoch, "seed": config.seed, **records}
+        state = (trainer.model, trainer.optimizer_state, trainer.averages)
+        saver.save(checkpoints.Snapshot.take(step, *state, history=history.lines, data=position))
+
     callback = StepCallback(
         trainer=trainer,
         history=history,
         clock=clock,
         writer=writer,
-        line=ProgressLine(config.steps, config.batch_size, padding),
+        line=ProgressLine(config.steps, config.batch_size, padding, sys.stderr if runtime.is_chief else io.StringIO()),
         start_step=done,
         total_steps=config.steps,
         log_every=config.log_every,
         evaluate_every=config.evaluate_every,
         checkpoint_every=config.checkpoint_every,
         evaluate=evaluator,
-        save=lambda step: checkpoints.save_checkpoint(
-            config.output, step, trainer.model, trainer.optimizer, keep=config.keep_checkpoints
-        ),
+        save=save,
+        keep_best=config.keep_best,
+        stop=stop,
     )
     # One Keras epoch is the whole rest of the run: epochs are the pipeline's matter, and all else goes by steps.
-    trainer.fit(clock.attach(dataset), epochs=1, shuffle=False, verbose=0, callbacks=[callback])
-    writer.close()
+    try:
+        dataset = runtime.distribute(config.batch_size, batches)
+        trainer.fit(dataset, epochs=1, shuffle=False, verbose=0, callbacks=[callback])
+    finally:
+        saver.wait()
+        writer.close()
     if callback.step != config.steps:
         raise RecordError(f"{config.data.path}: the data ended at step {callback.step}, expected {config.steps}")
 
 
 def make_trainer(task: Task, config: RunConfig, runtime: Runtime) -> Trainer:
     """Build the task's model, optimizer and train step in the runtime's scope, ready for `fit`."""
-    if runtime.kind == "cpu" and config.steps_per_execution > 1:
+    if runtime.kind in ("cpu", "workers") and config.steps_per_execution > 1:
         raise ConfigError(
             f"steps_per_execution: got {config.steps_per_execution}, expected 1: more fails in TensorFlow under "
             f"strategy {config.strategy}"
         )
+    # Again: Google's client draws its retry pauses from Python's `random`, and Keras the initial weights' seeds.
+    keras.utils.set_random_seed(config.seed)
     with runtime.scope():
         model = build_model(task, runtime)
         freeze(model, config.freeze)
-        optimizer = make_optimizer(config.optimizer, model, config.steps)
-        trainer = Trainer(model, task.loss(), config.seed, runtime.num_replicas, max_traces=len(task.buckets))
+        loss = task.loss()
+        options = {"max_traces": len(task.buckets), "accumulate": config.accumulate, "ema_decay": config.ema_decay}
+        trained, kind = model, _trainer_class()
+        if isinstance(loss, AdversarialLoss):
+            if kind is not Trainer:
+                raise TaskError(f"task {task.name}: an AdversarialLoss trains on the TensorFlow backend only")
+            if not isinstance(model, AdversarialPair):
+                raise TaskError(
+                    f"task {task.name}: build_model() returned a {type(model).__name__}, expected an AdversarialPair, "
+                    "since loss() returned an AdversarialLoss"
+                )
+            trained, kind = model.generator, GanTrainer
+            discriminator_optimizer = make_optimizer(config.optimizer, model.discriminator, config.steps)
+            options["discriminator_optimizer"] = discriminator_optimizer
+        trainer = kind(model, loss, config.seed, runtime.num_replicas, **options)
+        optimizer = make_optimizer(config.optimizer, trained, config.steps)
         trainer.compile(
             optimizer=optimizer, jit_compile=runtime.jit_compile, steps_per_execution=config.steps_per_execution
         )
     return trainer
+
+
+def _trainer_class():
+    if keras.backend.backend() == "jax":
+        from tfhf.jax_steps import JaxTrainer  # JAX is not needed otherwise
+
+        return JaxTrainer
+    return Trainer
 
 
 def build_model(task: Task, runtime: Runtime):
@@ -179,59 +241,64 @@ def build_model(task: Task, runtime: Runtime):
 
 
 class LossEvaluator:
-    """The exact loss over a split: sum(loss * weight) / sum(weight), every example once. Call it for the figure."""
+    """The exact loss over a split: sum(loss * weight) / sum(weight), every example once. Call it for the figure.
+
+    The call takes a function `stopped`, asked after each batch; when it says true, the answer is None.
+    """
 
     def __init__(self, task: Task, trainer: Trainer, runtime: Runtime, config: RunConfig, split: str | None = None):
         self._arguments = (task, config.data.path, split or config.data.eval_split)
         self._options = {"batch_size": config.eval_batch_size, "drop_longer": config.data.drop_longer}
-        self._strategy = strategy = runtime.strategy
+        self._runtime = runtime
+        self._sums = trainer.evaluation_sums(runtime)
 
-        @tf.function(jit_compile=runtime.jit_compile, reduce_retracing=True)
-        def sums(inputs, targets, weight):
-            if strategy is None:
-                return trainer.evaluation_step(inputs, targets, weight)
-            parts = strategy.run(trainer.evaluation_step, args=(inputs, targets, weight))
-            return tuple(strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None) for part in parts)
-
-        self._sums = sums
-
-    def __call__(self) -> float:
+    def __call__(self, stopped: Callable[[], bool] = lambda: False) -> float | None:
         with _data_errors():
-            dataset = evaluation_batches(*self._arguments, **self._options)
-            dataset = dataset.map(lambda batch: (batch["inputs"], batch["targets"], batch["weight"]))
-            if self._strategy is not None:
-                dataset = self._strategy.experimental_distribute_dataset(dataset)
+            dataset = self._runtime.distribute(self._options["batch_size"], self._batches)
             total = weights = 0.0
             for inputs, targets, weight in dataset:
                 loss_sum, weight_sum = self._sums(inputs, targets, weight)
                 total, weights = total + float(loss_sum), weights + float(weight_sum)
+                if stopped():
+                    return None
         if not weights:
             raise TaskError(f"task {self._arguments[0].name}: every example of {self._arguments[2]} has weight 0")
         return total / weights
 
+    def _batches(self, num_hosts: int, host_index: int) -> tf.data.Dataset:
+        dataset = evaluation_batches(*self._arguments, **self._options, num_hosts=num_hosts, host_index=host_index)
+        return dataset.map(lambda batch: (batch["inputs"], batch["targets"], batch["weight"]))
 
-def load_trained(task: Task, run_folder: str, checkpoint: str | int = "last"):
-    """The task's model with the weights of a run's checkpoint: "last", or a step.
+
+def load_trained(task: Task, run_folder: str, checkpoint: str | int = "last", averaged: bool = True):
+    """The task's model with the weights of a run's checkpoint: "last", "best" (by eval_loss), or a step.
+
+    A run with `ema_decay` has the running means of its weights as well: they are taken, unless `averaged` is false.
 
     Raises:
         CheckpointError: there is no such checkpoint, it is torn, or it does not fit the model.
     """
     model = task.build_model()
-    _load_weights(model, run_folder, checkpoint)
+    _load_weights(model, run_folder, checkpoint, averaged)
     return model
 
 
 def evaluate(
-    task_class: type[Task], config: RunConfig, split: str | None = None, checkpoint: str | int = "last"
+    task_class: type[Task],
+    config: RunConfig,
+    split: str | None = None,
+    checkpoint: str | int = "last",
+    averaged: bool = True,
 ) -> dict:
     """Decode every example of a split once and score it; writes metrics.json and predictions.jsonl.
 
-    They go to OUTPUT/evaluation/SPLIT-step-N/ (SPLIT-initial/ for the untrained model), and with them NAME.png of a
-    metric that has a picture; TensorBoard shows it too.
+    They go to OUTPUT/evaluation/SPLIT-step-N/ (SPLIT-initial/ for the untrained model; SPLIT-step-N-raw/ without
+    averages), and with them NAME.png of a metric that has a picture; TensorBoard shows it too.
 
     Args:
         split: of the records; None: the config's eval_split.
-        checkpoint: "last", a step, or "initial" for the model as `build_model` gives it.
+        checkpoint: "last", "best" (by eval_loss), a step, or "initial" for the model as `build_model` gives it.
+        averaged: take the running means of the weights where the checkpoint has them.
 
     Returns:
         The metrics' results in one dict, plus "examples". A key that two metrics share stays the first one's; the
@@ -240,8 +307,8 @@ def evaluate(
     runtime = _start(config)
     task, split = task_class(config.task), split or config.data.eval_split
     model = build_model(task, runtime)
-    step = _load_weights(model, config.output, checkpoint)
-    name = f"{split}-initial" if step is None else f"{split}-step-{step:08d}"
+    step = _load_weights(model, config.output, checkpoint, averaged)
+    name = (f"{split}-initial" if step is None else f"{split}-step-{step:08d}") + "-raw" * (not averaged)
     folder = storage.join(config.output, "evaluation", name)
     metrics, predictions, begin = task.metrics(), [], time.perf_counter()
     manifest = read_manifest(storage.join(config.data.path, split))
@@ -285,14 +352,18 @@ def evaluate(
 
 
 def predict(
-    task_class: type[Task], config: RunConfig, paths: Sequence[str | os.PathLike], checkpoint: str | int = "last"
+    task_class: type[Task],
+    config: RunConfig,
+    paths: Sequence[str | os.PathLike],
+    checkpoint: str | int = "last",
+    averaged: bool = True,
 ) -> list:
-    """One prediction per input file, in order; `checkpoint` as in `evaluate`."""
+    """One prediction per input file, in order; `checkpoint` and `averaged` as in `evaluate`."""
     runtime = _start(config)
     task = task_class(config.task)
     examples = [task.load_inputs(os.fspath(path)) for path in paths]  # a bad file is told before a model is built
     model = build_model(task, runtime)
-    _load_weights(model, config.output, checkpoint)
+    _load_weights(model, config.output, checkpoint, averaged)
     answers, size = [], config.eval_batch_size
     for start in range(0, len(examples), size):
         part = examples[start : start + size]
@@ -304,14 +375,19 @@ def predict(
     return answers
 
 
-def _start(config: RunConfig) -> Runtime:
-    """Devices first, then seeds and precision: virtual devices cannot be made once TensorFlow is in use."""
-    runtime = make_runtime(config.strategy, config.jit_compile)
-    for name in ("batch_size", "eval_batch_size"):
-        if getattr(config, name) % runtime.num_replicas:
+def _start(config: RunConfig, shared: bool = False) -> Runtime:
+    """Devices first, then seeds and precision: virtual devices cannot be made once TensorFlow is in use.
+
+    `shared`: the work can be shared by several processes.
+    """
+    if strategy_kind(config.strategy) == "workers" and not shared:
+        raise ConfigError("strategy: got workers, expected one of a single process: only training is shared by several")
+    runtime = make_runtime(config.strategy, config.jit_compile, config.shard_weights)
+    for name, accumulate in (("batch_size", config.accumulate), ("eval_batch_size", 1)):
+        if getattr(config, name) % (runtime.num_replicas * accumulate):
             raise ConfigError(
                 f"{name}: got {getattr(config, name)}, expected a multiple of the {runtime.num_replicas} replicas of "
-                f"strategy {config.strategy}"
+                f"strategy {config.strategy}" + f" times accumulate={accumulate}" * (accumulate > 1)
             )
     set_precision(config.precision)
     keras.utils.set_random_seed(config.seed)
@@ -330,23 +406,27 @@ def _check_static(task: Task, spec: Any) -> None:
             )
 
 
-def _load_weights(model, run_folder: str, checkpoint: str | int) -> int | None:
+def _load_weights(model, run_folder: str, checkpoint: str | int, averaged: bool) -> int | None:
     """Load into `model`; returns the step, or None for "initial"."""
     if checkpoint == "initial":
         return None
-    if checkpoint == "last":
-        found = checkpoints.latest_checkpoint(run_folder)
+    if checkpoint in ("last", "best"):
+        last = checkpoint == "last"
+        found = (checkpoints.latest_checkpoint if last else checkpoints.best_checkpoint)(run_folder)
         if found is None:
             raise checkpoints.CheckpointError(
-                f"{run_folder}: no whole checkpoint here; train first, or ask for checkpoint 'initial'"
+                f"{run_folder}: no whole checkpoint here" + ("" if last else " that was saved with its eval_loss")
+                + "; train first" + ("" if last else " with evaluate_every and keep_best")
+                + ", or ask for checkpoint 'initial'"
             )
-        return checkpoints.load_checkpoint(found[1], model)
+        return checkpoints.load_checkpoint(found[1], model, averaged=averaged)
     known = dict(checkpoints.list_checkpoints(run_folder))
     if not str(checkpoint).isdigit() or int(checkpoint) not in known:
         raise checkpoints.CheckpointError(
-            f"{run_folder}: no checkpoint {checkpoint!r}; expected last, initial or one of the steps {sorted(known)}"
+            f"{run_folder}: no checkpoint {checkpoint!r}; expected last, best, initial or one of the steps "
+            f"{sorted(known)}"
         )
-    return checkpoints.load_checkpoint(known[int(checkpoint)], model)
+    return checkpoints.load_checkpoint(known[int(checkpoint)], model, averaged=averaged)
 
 
 @contextlib.contextmanager

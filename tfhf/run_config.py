@@ -6,6 +6,7 @@ import dataclasses
 
 from tfhf.config import Config, ConfigError, changed_keys
 from tfhf.data import storage
+from tfhf.data.shards import read_manifest
 from tfhf.optimizers import OptimizerConfig
 from tfhf.strategy import strategy_kind
 
@@ -16,12 +17,32 @@ class DataConfig(Config):
 
     Attributes:
         drop_longer: leave out records longer than the task's largest bucket, with a printed count; otherwise an error.
+        mixture, mixture_weights: folders to train on instead of `path`, and how much each counts: of all training
+            examples FOLDER/train_split gives its weight over the sum of weights. Evaluation goes by `path`.
     """
 
     path: str
     train_split: str = "train"
     eval_split: str = "validation"
     drop_longer: bool = False
+    mixture: tuple[str, ...] = ()
+    mixture_weights: tuple[float, ...] = ()
+
+    @property
+    def training_path(self) -> str | list[tuple[str, float]]:
+        """What `training_batches` reads: the path, or the mixture as (path, weight) pairs.
+
+        Raises:
+            ConfigError: not one positive weight for each folder, or a folder twice.
+        """
+        if len(self.mixture) != len(self.mixture_weights) or not all(weight > 0 for weight in self.mixture_weights):
+            raise ConfigError(
+                f"data.mixture_weights: got {self.mixture_weights}, expected a positive weight for each folder of "
+                f"data.mixture={self.mixture}"
+            )
+        if len(set(self.mixture)) < len(self.mixture):
+            raise ConfigError(f"data.mixture: got {self.mixture}, expected each folder once")
+        return list(zip(self.mixture, self.mixture_weights)) if self.mixture else self.path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,17 +51,24 @@ class RunConfig(Config):
 
     Attributes:
         output: the run's folder, local or gs://.
-        strategy: "none", "cpu:N" (virtual replicas), "gpu" or "tpu[:name]".
+        strategy: "none", "cpu:N" (virtual replicas), "gpu", "tpu[:name]" or "workers" (one process of TF_CONFIG's).
         precision: "float32" or "mixed_bfloat16".
         batch_size, eval_batch_size: examples over all replicas.
         steps: optimizer updates in the whole run.
         log_every, checkpoint_every, evaluate_every: in steps. A run always logs and saves at its end; 0 means at no
             other time.
         keep_checkpoints: how many of the newest to leave; 0: all.
+        keep_best: how many to leave besides of those with the least eval_loss. An evaluation that makes it into the
+            best is followed by a checkpoint; 0: it is not.
         steps_per_execution: steps that one call of the device runs; more than 1 is for TPUs.
         jit_compile: whether XLA compiles the train step; None: yes, but not under virtual replicas, where it cannot. On
             a CPU without replicas the plain graph can be quicker, and it compiles in half the time.
         freeze: regular expressions over variable paths; what matches is not trained.
+        accumulate: micro-batches that a replica's part of a batch is split into, one after the other; the update is
+            that of the whole batch, the memory for activations that of one micro-batch.
+        ema_decay: keep running means of the weights, for example 0.9999, and evaluate with them; None: none.
+        shard_weights: on the JAX backend, whether each device keeps a part only of the weights and of the optimizer's
+            state (ZeRO).
     """
 
     output: str
@@ -57,17 +85,26 @@ class RunConfig(Config):
     checkpoint_every: int = 500
     evaluate_every: int = 0
     keep_checkpoints: int = 3
+    keep_best: int = 0
     steps_per_execution: int = 1
     freeze: tuple[str, ...] = ()
     jit_compile: bool | None = None
+    accumulate: int = 1
+    ema_decay: float | None = None
+    shard_weights: bool = False
 
     def __post_init__(self):
-        for name in ("batch_size", "eval_batch_size", "steps", "steps_per_execution"):
+        for name in ("batch_size", "eval_batch_size", "steps", "steps_per_execution", "accumulate"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, expected 1 or more")
-        for name in ("seed", "log_every", "checkpoint_every", "evaluate_every", "keep_checkpoints"):
+        for name in ("seed", "log_every", "checkpoint_every", "evaluate_every", "keep_checkpoints", "keep_best"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, expected 0 or more")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ConfigError(f"ema_decay: got {self.ema_decay}, expected 0 < value < 1, or none")
+        if self.keep_best and not self.evaluate_every:
+            raise ConfigError(f"keep_best: got {self.keep_best} with evaluate_every=0, expected evaluate_every of 1 or "
+                              "more: the best is the one with the least eval_loss")
         for name in ("steps", "log_every", "checkpoint_every", "evaluate_every"):
             if getattr(self, name) % self.steps_per_execution:
                 raise ConfigError(
@@ -86,8 +123,10 @@ FREE_ON_RESUME = (
     "checkpoint_every",
     "evaluate_every",
     "keep_checkpoints",
+    "keep_best",
     "eval_batch_size",
     "steps_per_execution",
+    "shard_weights",
 )
 
 
@@ -104,6 +143,25 @@ def check_same_run(config: RunConfig) -> None:
         raise ConfigError(
             f"{config.output} was begun with another config: {'; '.join(changed)}. Use the same, or another output. "
             "(optimizer.decay_steps is the run's steps where it is none)"
+        )
+
+
+def training_records(data: DataConfig) -> dict:
+    """What a run trains on: {"split", "count": records in all, "fingerprints": of the manifest of each folder}."""
+    folders = [storage.join(path, data.train_split) for path in data.mixture or (data.path,)]
+    manifests = [read_manifest(folder) for folder in folders]
+    return {"split": data.train_split, "count": sum(manifest["count"] for manifest in manifests),
+            "fingerprints": [manifest["fingerprint"] for manifest in manifests]}
+
+
+def check_same_records(records: dict, begun: dict, checkpoint: str) -> None:
+    """Raise ConfigError unless `records` (see `training_records`) are those of a checkpoint's data position."""
+    if records["fingerprints"] != begun["fingerprints"]:
+        now, then = ([one[:12] for one in each["fingerprints"]] for each in (records, begun))
+        raise ConfigError(
+            f"the split {records['split']!r} now holds {records['count']} records with the fingerprints {now}, but "
+            f"{checkpoint} was trained on {begun['count']} with {then}; expected the same records, or another output: "
+            "the order goes by their numbers"
         )
 
 

@@ -24,6 +24,8 @@ class Task:
         record_type: the schema of the records (`tfhf.data.schema.RecordType`).
         reference_field: the field of the decoded record that predictions are scored against.
         buckets: ascending lengths, in the unit of `record_type`'s length field. One bucket: all shapes are the same.
+        batched: `preprocess` takes a whole batch at once, which costs the host less per example: the decoded record is
+            then `record_type.decode_batch`'s, "seed" is [batch, 2], and what it returns has a batch axis in front.
     """
 
     name: ClassVar[str] = ""
@@ -31,6 +33,7 @@ class Task:
     record_type: ClassVar[Any] = None
     reference_field: ClassVar[str] = "text"
     buckets: tuple[int, ...] = ()
+    batched: ClassVar[bool] = False
 
     def __init__(self, config: Config):
         if not isinstance(config, self.Config):
@@ -58,7 +61,9 @@ class Task:
         raise NotImplementedError(f"task {self.name}: build_model() is not defined")
 
     def loss(self):
-        """A `keras.losses.Loss` or a callable (targets, outputs) -> float [batch]: one value per example, no scalar."""
+        """A `keras.losses.Loss` or a callable (targets, outputs) -> float [batch]: one value per example, no scalar.
+
+        An `AdversarialLoss` (tfhf/gan.py) trains two networks; `build_model` then returns an `AdversarialPair`."""
         raise NotImplementedError(f"task {self.name}: loss() is not defined")
 
     def metrics(self) -> list:
