@@ -195,7 +195,29 @@ def test_a_batch_prepared_whole_is_the_batch_of_its_examples(folders, name, buck
             tf.nest.map_structure(lambda x, y: np.testing.assert_array_equal(x.numpy(), y.numpy()), whole, one)
 
 
-def test_audio_longer_than_the_row_is_an_error():
+def take(record, columns, encoding=PCM16):
+    row = np.full(columns, 7, np.float32)
+    return SPEECH_TEXT.take_audio(record, row, encoding), row
+
+
+@pytest.mark.parametrize("count", [1, 5, 20, 63, 64, 100, 8000, 9000])
+@pytest.mark.parametrize("encoding", [PCM16, FLAC])
+def test_audio_is_taken_out_of_a_record_whatever_its_size(count, encoding):
+    audio = np.random.default_rng(count).integers(-32768, 32767, count).astype(np.int16)
+    # A text that looks like the entry of the audio is none.
+    text = "\n\x05audio\x12" + "x" * (count % 300) + SPEECH_TEXT.encode(
+        {"id": "x", "audio": audio[:30] // 300, "text": ""}).decode("latin-1")
+    record = SPEECH_TEXT.encode({"id": "a", "audio": audio, "text": text}, encoding)
+    rest, row = take(record, 9000, encoding)
+    np.testing.assert_array_equal(row, np.pad(audio / np.float32(32768), (0, 9000 - count)))
+    example = SPEECH_TEXT.decode_batch(tf.constant([rest]), row[None])
+    assert example["text"].numpy()[0].decode() == text and example["num_samples"].numpy()[0] == count
+    assert example["audio"].shape == (1, 9000) and len(rest) < len(text.encode()) + 200
+
+
+def test_audio_that_cannot_be_taken_is_an_error():
     record = SPEECH_TEXT.encode({"id": "x", "audio": np.zeros(9), "text": ""})
-    with pytest.raises(tf.errors.InvalidArgumentError, match="longer than the bucket"):
-        SPEECH_TEXT.decode_batch(tf.constant([record]), 8, PCM16)
+    with pytest.raises(RecordError, match="9 samples of audio, expected at most 8, the bucket"):
+        take(record, 8)
+    with pytest.raises(RecordError, match="holds no audio laid out as tfhf"):
+        take(record.replace(b"audio\x12", b"audit\x12"), 9)

@@ -10,6 +10,7 @@ import collections
 import concurrent.futures
 import itertools
 import os
+import weakref
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +24,7 @@ __all__ = ["PaddingStats", "evaluation_batches", "padding_stats", "training_batc
 DEFAULT_READAHEAD_BYTES = 64 * 2**20
 _REMOTE_READ_THREADS = 32
 _RECORDS_PER_CALL = 128
+_ALIGNMENT = 64
 
 
 def training_batches(task, path, split, *, batch_size, seed, start_step=0, num_steps=None, num_hosts=1, host_index=0,
@@ -167,21 +169,32 @@ def _local_slice(batch_size, num_hosts, host_index):
     return slice(host_index * size, (host_index + 1) * size)
 
 
-def _read_ahead(reader, batches, readahead_bytes):
-    """batches: iterator of (numbers, …) -> the same with a list of serialized records in front, in the same order.
+def _read_ahead(reader, batches, readahead_bytes, with_audio=False):
+    """batches: iterator of (numbers, bucket, …) -> the same in the same order, with two things in front: the list of
+    serialized records, and their audio, taken out of them, as float32 [batch, bucket] (None without with_audio).
 
     Records in a bucket are fetched by threads into memory. For those in a folder the operating system is told what
     will be needed and fetches it into its own cache; one thread then copies from there, which is quicker than several
     that wait for each other. Either way readahead_bytes are under way or waiting, but always two batches.
     """
     pool = concurrent.futures.ThreadPoolExecutor(_REMOTE_READ_THREADS, "tfhf-read") if reader.remote else None
+    buffers = _Buffers()
 
-    def begin(numbers):
+    def read(numbers, samples):
+        return reader.read_many(numbers) if samples is None else reader.read_audio(numbers, samples)
+
+    def now(numbers, bucket):
+        samples = buffers.take(len(numbers), bucket) if with_audio else None
+        return read(numbers, samples), samples
+
+    def begin(numbers, bucket):
         if pool is None:
             reader.will_need(numbers)
-            return lambda: reader.read_many(numbers)
-        futures = [pool.submit(reader.read_many, numbers[[index]]) for index in range(len(numbers))]
-        return lambda: [record for future in futures for record in future.result()]
+            return lambda: now(numbers, bucket)
+        samples = buffers.take(len(numbers), bucket) if with_audio else None
+        futures = [pool.submit(read, numbers[[index]], samples if samples is None else samples[index:index + 1])
+                   for index in range(len(numbers))]
+        return lambda: ([record for future in futures for record in future.result()], samples)
 
     waiting = collections.deque()
     waiting_bytes = 0
@@ -194,13 +207,13 @@ def _read_ahead(reader, batches, readahead_bytes):
                     exhausted = True
                     break
                 size = int(reader.record_bytes[batch[0]].sum())
-                waiting.append((begin(batch[0]), size, batch))
+                waiting.append((begin(*batch[:2]), size, batch))
                 waiting_bytes += size
             if not waiting:
                 return
-            records, size, batch = waiting.popleft()
+            finish, size, batch = waiting.popleft()
             waiting_bytes -= size
-            yield (records(), *batch)
+            yield (*finish(), *batch)
     finally:
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -209,27 +222,16 @@ def _read_ahead(reader, batches, readahead_bytes):
 def _read_and_map(task, reader, batches, prepare, finish, buckets, local, readahead_bytes):
     """Reads, decodes, prepares examples and finishes batches (None: as they are); -> dataset of batches."""
     size = local.stop - local.start
+    source = _audio_batches if task.batched and task.record_type.has_audio else _record_batches
+    dataset = source(reader, batches, size, readahead_bytes)
 
-    def generate():
-        # A step from Python into TensorFlow costs as much as reading some ten small records: many go at a time.
-        read = _read_ahead(reader, batches(), readahead_bytes)
-        while chunk := list(itertools.islice(read, max(1, _RECORDS_PER_CALL // size))):
-            records, _, lengths, real, seeds = zip(*chunk)
-            # An object array: numpy's own bytes type would strip zero bytes at the end of a record.
-            serialized = np.empty(len(chunk) * size, object)
-            serialized[:] = [record for part in records for record in part]
-            yield (serialized.reshape(-1, size), np.stack(real), np.stack(seeds),
-                   np.repeat(np.array(lengths, np.int32)[:, None], size, 1))
-
-    dataset = tf.data.Dataset.from_generator(generate, output_signature=(
-        tf.TensorSpec([None, size], tf.string), tf.TensorSpec([None, size], tf.bool),
-        tf.TensorSpec([None, size, 2], tf.int32), tf.TensorSpec([None, size], tf.int32))).unbatch()
-
-    def prepare_one(serialized, real, seed, bucket):
+    def prepare_one(serialized, real, seed, bucket, samples=None):
         # One bucket: a Python int, so that every shape is known when the graph is built.
         bucket = buckets[0] if len(buckets) == 1 else tf.reshape(bucket, [-1])[0]
+        if samples is not None:
+            samples = tf.ensure_shape(samples, [size, bucket if isinstance(bucket, int) else None])
         if task.batched:
-            example = task.record_type.decode_batch(serialized, bucket, reader.encoding)
+            example = task.record_type.decode_batch(serialized, samples)
         else:
             example = task.record_type.decode(serialized, reader.encoding)
         return prepare({**example, "seed": seed}, real, bucket)
@@ -243,6 +245,70 @@ def _read_and_map(task, reader, batches, prepare, finish, buckets, local, readah
     dataset = dataset.unbatch().map(prepare_one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.batch(size, drop_remainder=True)
     return dataset.map(finish, num_parallel_calls=1, deterministic=True) if finish else dataset
+
+
+def _record_batches(reader, batches, size, readahead_bytes):
+    """-> dataset of (serialized string [size], real bool [size], seeds int32 [size, 2], bucket int32 [size])"""
+    def generate():
+        # A step from Python into TensorFlow costs as much as reading some ten small records: many go at a time.
+        read = _read_ahead(reader, batches(), readahead_bytes)
+        while chunk := list(itertools.islice(read, max(1, _RECORDS_PER_CALL // size))):
+            records, _, _, lengths, real, seeds = zip(*chunk)
+            serialized = _strings([record for part in records for record in part]).reshape(-1, size)
+            yield serialized, np.stack(real), np.stack(seeds), np.repeat(np.array(lengths, np.int32)[:, None], size, 1)
+
+    return tf.data.Dataset.from_generator(generate, output_signature=tuple(
+        tf.TensorSpec([None, *spec.shape], spec.dtype) for spec in _batch_specs(size))).unbatch()
+
+
+def _audio_batches(reader, batches, size, readahead_bytes):
+    """The same for records without their audio, which is a fifth component: float32 [size, bucket]."""
+    def generate():
+        read = _read_ahead(reader, batches(), readahead_bytes, with_audio=True)
+        for records, samples, _, bucket, real, seeds in read:
+            yield _strings(records), real, seeds, np.full(size, bucket, np.int32), samples
+
+    return tf.data.Dataset.from_generator(
+        generate, output_signature=(*_batch_specs(size), tf.TensorSpec([size, None], tf.float32)))
+
+
+def _batch_specs(size):
+    return (tf.TensorSpec([size], tf.string), tf.TensorSpec([size], tf.bool), tf.TensorSpec([size, 2], tf.int32),
+            tf.TensorSpec([size], tf.int32))
+
+
+def _strings(records):
+    # An object array: numpy's own bytes type would strip zero bytes at the end of a record.
+    strings = np.empty(len(records), object)
+    strings[:] = records
+    return strings
+
+
+class _Buffers:
+    """Memory for batches, used again when TensorFlow has let go of it.
+
+    The kernel fills fresh memory with zeros, page by page, which costs as much as filling it with audio.
+    """
+
+    def __init__(self):
+        self._free = []
+
+    def take(self, rows, columns):
+        """float32 [rows, columns] of any content, at an address that TensorFlow takes over without a copy."""
+        size = 4 * rows * columns
+        fitting = [memory for memory in self._free if memory.size >= size + _ALIGNMENT]
+        if fitting:
+            memory = min(fitting, key=len)
+            self._free = [other for other in self._free if other is not memory]
+        else:
+            memory = np.empty(size + _ALIGNMENT, np.uint8)
+        begin = -memory.ctypes.data % _ALIGNMENT
+        array = memory[begin:begin + size].view(np.float32).reshape(rows, columns)
+        weakref.finalize(array, self._free_again, memory).atexit = False
+        return array
+
+    def _free_again(self, memory):
+        self._free.append(memory)
 
 
 def _finish(dataset):

@@ -295,11 +295,27 @@ class RecordReader:
 
     def read_many(self, numbers):
         """Record numbers in the split, int [n] -> list of n serialized bytes: one positioned read each."""
-        found = []
+        return [record for record, _, _ in self._read_each(numbers)]
+
+    def read_audio(self, numbers, rows):
+        """Record numbers in the split, int [n] -> list of n serialized records without audio, which goes to `rows`.
+
+        rows: n float32 arrays [max_samples]; see RecordType.take_audio.
+        """
+        rest, encoding, take_audio = [], self.manifest["encoding"], self.record_type.take_audio
+        for (record, shard, place), row in zip(self._read_each(numbers), rows):
+            try:
+                rest.append(take_audio(record, row, encoding))
+            except RecordError as error:
+                raise RecordError(f"{self._paths[shard]}: record {place}: {error}") from error
+        return rest
+
+    def _read_each(self, numbers):
+        """Yields (serialized bytes, shard, record in it), one by one: what is still in the processor's cache is quick
+        to go through again."""
         for shard, record, offset, size, crc in self._places(numbers, "offset", "size", "crc"):
             data = self._read_range(shard, offset, size + FRAME_BYTES)
-            found.append(check_record(data, {"size": size, "crc": crc}, f"{self._paths[shard]}: record {record}"))
-        return found
+            yield check_record(data, size, crc, self._paths[shard], record), shard, record
 
     def will_need(self, numbers):
         """Tells the operating system to fetch these records of a local folder into its cache; returns at once."""
@@ -366,8 +382,20 @@ class JoinedReader:
             found[places] = reader.read_many(own)
         return found.tolist()
 
+    def read_audio(self, numbers, rows):
+        """See RecordReader.read_audio."""
+        if len(self.readers) == 1:
+            return self.readers[0].read_audio(numbers, rows)
+        found = np.empty(len(numbers), object)
+        for reader, places, own in self._by_reader(numbers):
+            found[places] = reader.read_audio(own, [rows[place] for place in np.flatnonzero(places)])
+        return found.tolist()
+
     def will_need(self, numbers):
         """See RecordReader.will_need."""
+        if len(self.readers) == 1:
+            self.readers[0].will_need(numbers)
+            return
         for reader, _, own in self._by_reader(numbers):
             reader.will_need(own)
 

@@ -6,6 +6,7 @@ task and the model.
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
 
@@ -128,17 +129,45 @@ class RecordType:
         return {field.name: _decode_audio(parsed[field.name], parsed[field.name + "_encoding"], audio_encoding)
                 if field.kind == "audio" else parsed[field.name] for field in self.fields}
 
-    def decode_batch(self, serialized, max_samples, audio_encoding=None):
+    def take_audio(self, serialized, row, audio_encoding):
+        """Moves a record's audio into a row of a batch, so that no later step has to carry it.
+
+        Args:
+          serialized: bytes, as `encode` gives them.
+          row: float32 [max_samples], overwritten: the samples in [-1, 1), then zeros.
+          audio_encoding: the one encoding that the manifest promises.
+        Returns the record without its audio, bytes, as decode_batch takes it.
+        Raises RecordError: the audio is longer than the row, or the record is not laid out as `encode` does it.
+        """
+        begin, data, end = _find_bytes(serialized, self._audio_key)
+        samples = (np.frombuffer(serialized, "<i2", (end - data) // 2, data) if audio_encoding == PCM16
+                   else _unflac(serialized[data:end]))
+        if len(samples) > len(row):
+            raise RecordError(f"{len(samples)} samples of audio, expected at most {len(row)}, the bucket")
+        own = row[:len(samples)]
+        own[:] = samples
+        own *= 1.0 / INT16_SCALE
+        row[len(samples):].fill(0.0)
+        rest = serialized[len(serialized) - _content_size(len(serialized)):begin] + serialized[end:]
+        return b"\x0a" + _varint(len(rest)) + rest
+
+    def decode_batch(self, serialized, samples=None):
         """String tensor [batch] -> dict of tensors, each decoded for the whole batch by one operation.
 
-        audio: float32 [batch, max_samples] in [-1, 1), filled up with zeros; string and bytes: string [batch];
-        int: int64 [batch]; float: float32 [batch]; ints, floats: RaggedTensor [batch, (n)].
-        max_samples: int or int32 scalar; longer audio is an InvalidArgumentError. audio_encoding: see decode.
+        audio: `samples`; string and bytes: string [batch]; int: int64 [batch]; float: float32 [batch];
+        ints, floats: RaggedTensor [batch, (n)].
+        samples: float32 [batch, max_samples], the audio that `take_audio` took out of the records; None: of types
+        without audio.
         """
-        parsed = tf.io.parse_example(serialized, self._features())
-        return {field.name: _decode_audios(parsed[field.name], parsed[field.name + "_encoding"], parsed["num_samples"],
-                                           max_samples, audio_encoding)
-                if field.kind == "audio" else parsed[field.name] for field in self.fields}
+        audio = {field.name for field in self.fields if field.kind == "audio"}
+        features = {name: feature for name, feature in self._features().items() if name not in audio}
+        parsed = {**tf.io.parse_example(serialized, features), **dict.fromkeys(audio, samples)}
+        return {field.name: parsed[field.name] for field in self.fields}
+
+    @functools.cached_property
+    def _audio_key(self):
+        name, = (field.name.encode() for field in self.fields if field.kind == "audio")
+        return b"\x0a" + _varint(len(name)) + name + b"\x12"
 
     def _features(self):
         """What tf.io's parsers are told of the fields."""
@@ -247,25 +276,67 @@ def _decode_audio(data, encoding, promised):
     return tf.cast(samples, tf.float32) * (1.0 / INT16_SCALE)
 
 
-def _decode_audios(data, encodings, num_samples, max_samples, promised):
-    """string [batch] -> float32 [batch, max_samples]"""
-    def rows(data, encodings, width):
-        samples = np.zeros([len(data), width], np.int16)
-        for row, one, encoding in zip(samples, data, encodings):
-            decoded = _unflac(one) if encoding == FLAC.encode() else np.frombuffer(one, "<i2")
-            row[:len(decoded)] = decoded
-        return samples
+# Records go through here by the ten thousand in a second: what depends on a size only is remembered.
+_REMEMBERED_SIZES = 2**16
 
-    tf.debugging.assert_less_equal(tf.reduce_max(num_samples), tf.cast(max_samples, tf.int64),
-                                   "a record's audio is longer than the bucket")
-    if promised == PCM16:   # one operation decodes and fills up; other encodings go through Python, a call per batch
-        samples = tf.io.decode_raw(data, tf.int16, fixed_length=2 * max_samples)
-    else:
-        samples = tf.numpy_function(rows, [data, encodings, max_samples], tf.int16, stateful=False)
-    samples = tf.ensure_shape(samples, [data.shape[0], max_samples if isinstance(max_samples, int) else None])
-    # One pass over memory: cast and scale would be two. The range makes the scale 1 / 32768, exactly.
-    largest = (INT16_SCALE - 1) / INT16_SCALE
-    return tf.quantization.dequantize(tf.bitcast(samples, tf.qint16), -largest, largest, mode="SCALED")
+
+def _find_bytes(serialized, key):
+    """Where a bytes feature lies in a serialized tf.train.Example; key: how the entry for it in the map begins.
+
+    -> (begin of the entry, begin of the bytes, end of both): positions. All lengths of the messages around the bytes
+    must fit, so the name inside some other field is no match.
+    """
+    at = serialized.find(key)
+    while at >= 0:
+        head, back, size = _bytes_entry(key, _read_varint(serialized, at + len(key)))
+        begin = at - back
+        data = begin + len(head)
+        if begin >= 0 and serialized.startswith(head, begin) and data + size <= len(serialized):
+            return begin, data, data + size
+        at = serialized.find(key, at + 1)
+    raise RecordError(f"a record of {len(serialized)} bytes holds no audio laid out as tfhf writes it: was it written "
+                      "by something else?")
+
+
+@functools.lru_cache(_REMEMBERED_SIZES)
+def _bytes_entry(key, feature_size):
+    """An entry of the map of features whose Feature has that size -> (what stands before the bytes, how much of it
+    before the key, number of bytes)"""
+    list_size = _content_size(feature_size)
+    size = _content_size(list_size)
+    rest = key + _varint(feature_size) + b"\x0a" + _varint(list_size) + b"\x0a" + _varint(size)
+    head = b"\x0a" + _varint(len(rest) + size)
+    return head + rest, len(head), size
+
+
+@functools.lru_cache(_REMEMBERED_SIZES)
+def _content_size(message_size):
+    """The size of the one field, of bytes, that a message of `message_size` consists of."""
+    size = message_size - 2
+    while size > 0 and 1 + len(_varint(size)) + size > message_size:
+        size -= 1
+    return max(size, 0)
+
+
+def _read_varint(data, at):
+    """protobuf's integer that begins at a position"""
+    value = shift = 0
+    for byte in data[at:at + 10]:
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            break
+        shift += 7
+    return value
+
+
+def _varint(value):
+    """What `_read_varint` reads"""
+    parts = bytearray()
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
 
 
 SPEECH_SAMPLE_RATE_HZ = 16000

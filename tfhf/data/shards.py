@@ -1,6 +1,7 @@
 """The bytes of a shard, its index and its manifest: what RecordWriter and RecordReader have in common."""
 
 import dataclasses
+import functools
 import json
 import struct
 
@@ -24,6 +25,7 @@ INDEX_ENTRY = np.dtype([
 ])
 HEADER = struct.Struct("<QI")
 CRC = struct.Struct("<I")
+_LENGTH = struct.Struct("<Q")
 FRAME_BYTES = HEADER.size + CRC.size
 _HISTOGRAM_BINS = 20
 
@@ -98,10 +100,9 @@ class ShardFile:
     def add(self, packed):
         """Adds one `Packed` example."""
         size = len(packed.serialized)
-        length_bytes = struct.pack("<Q", size)
         crc = masked_crc32c(packed.serialized)
         self._entries.append((self.bytes, size, crc, packed.length, packed.id_hash))
-        for part in (length_bytes + CRC.pack(masked_crc32c(length_bytes)), packed.serialized, CRC.pack(crc)):
+        for part in (_frame_header(size), packed.serialized, CRC.pack(crc)):
             self._file.write(part)
             self._crc = google_crc32c.extend(self._crc, part)
         self.bytes += size + FRAME_BYTES
@@ -171,23 +172,37 @@ def open_index(folder, shard):
     return index
 
 
-def check_record(data, entry, where):
-    """A record's bytes, framing included, and its entry in the index -> its serialized bytes, both crcs checked."""
-    size = int(entry["size"])
+@functools.lru_cache(2**16)
+def _frame_header(size):
+    length = _LENGTH.pack(size)
+    return length + CRC.pack(masked_crc32c(length))
+
+
+def check_record(data, size, crc, path, number):
+    """A record's bytes, framing included, its size and crc by the index -> its serialized bytes, both crcs checked.
+
+    path, number: the shard and the record's number in it, for errors.
+    """
+    record = data[HEADER.size:-CRC.size]
+    # The frame is known beforehand but for the record itself: comparisons only, on the way that all records go.
+    if (data.startswith(_frame_header(size)) and data.endswith(CRC.pack(crc)) and len(record) == size
+            and masked_crc32c(record) == crc):
+        return record
+    raise RecordError(f"{path}: record {number}: {_damage(data, size, record)}")
+
+
+def _damage(data, size, record):
+    """What is wrong with a record that `check_record` refuses."""
     if len(data) != size + FRAME_BYTES:
-        raise RecordError(f"{where}: the shard is cut inside it ({len(data)} of {size + FRAME_BYTES} bytes)")
+        return f"the shard is cut inside it ({len(data)} of {size + FRAME_BYTES} bytes)"
     got_size, got_crc = HEADER.unpack_from(data)
-    if got_crc != masked_crc32c(data[:8]):
-        raise RecordError(f"{where}: its length field is damaged (crc32c does not match)")
+    if got_crc != masked_crc32c(data[:_LENGTH.size]):
+        return "its length field is damaged (crc32c does not match)"
     if got_size != size:
-        raise RecordError(f"{where}: {got_size} bytes long, the index says {size}: not the shard it was written as")
-    record_data = data[HEADER.size:-CRC.size]
-    crc = masked_crc32c(record_data)
-    if crc != CRC.unpack_from(data, len(data) - 4)[0]:
-        raise RecordError(f"{where}: its data are damaged (crc32c does not match)")
-    if crc != int(entry["crc"]):
-        raise RecordError(f"{where}: sound, but not the record that the index describes: another shard's?")
-    return record_data
+        return f"{got_size} bytes long, the index says {size}: not the shard it was written as"
+    if masked_crc32c(record) != CRC.unpack_from(data, len(data) - CRC.size)[0]:
+        return "its data are damaged (crc32c does not match)"
+    return "sound, but not the record that the index describes: another shard's?"
 
 
 def read_manifest(folder):

@@ -95,7 +95,8 @@ def _check_shard(folder, shard):
         ends = np.cumsum(sizes)
         for start, end in zip(ends - sizes, ends):
             try:
-                check_record(data[start:end], index.entries[number], f"{path}: record {number}")
+                entry = index.entries[number]
+                check_record(data[start:end], int(entry["size"]), int(entry["crc"]), path, number)
             except RecordError as error:
                 bad.append(str(error))
             number += 1
