@@ -6,7 +6,8 @@ One set of clips for all: the Asterisk prompts of the train split up to 15.375 s
 runs in a process of its own that is pinned to one core, by turns; what is compared is the time of a core per example,
 so that others on the machine disturb little. Batches of 32, labels as int32 [32, 256].
 
-  ours      training_batches: int16 in records, shuffled globally, padded to seven buckets, its audio read straight into the batch
+  ours      training_batches: int16 in records, shuffled globally, padded to seven buckets, audio read straight into
+            the batch
   one row   the same with one bucket: every clip padded to 15.375 s
   gsoc      its way: float32 tensors by tf.io.serialize_tensor in Examples, read in order, padded_batch to 246,000
   datasets  its way: map to float32 `input_values` beforehand (not timed), numpy format, torch DataLoader with shuffle,
