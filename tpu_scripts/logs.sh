@@ -1,24 +1,31 @@
 #!/usr/bin/env bash
-# Follow the log of a run.
+# Follow the log of a run until Ctrl-C; the run goes on.
 set -euo pipefail
+. "$(dirname "$0")/cloud.sh"
 
 usage() {
-  cat <<'TEXT'
-usage: logs.sh [--dry-run] NAME RUN [WORKER]
-Settings, from the environment: ZONE (europe-west4-a), PROJECT (gcloud's own), LINES (50).
+  cat << TEXT
+usage: logs.sh [--worker 0] [--lines 50] [--dry-run] NAME RUN
+$(settings)
 TEXT
 }
 
-DRY=
-[ "${1:-}" = "--dry-run" ] && { DRY=1; shift; }
-if [ $# -lt 2 ] || [ "${1#-}" != "$1" ]; then usage >&2; exit 2; fi
-NAME=$1; shift
-
-RUN=$1
-case $RUN in *[!A-Za-z0-9._-]*) echo "logs.sh: RUN is $RUN, expected letters, digits, . _ and -" >&2; exit 2;; esac
-command=(gcloud compute tpus tpu-vm ssh "$NAME" --zone "${ZONE:-europe-west4-a}" --worker "${2:-0}"
-  --command "tail -n ${LINES:-50} -F ~/runs/$RUN.log")
-[ -n "${PROJECT:-}" ] && command+=(--project "$PROJECT")
-
-if [ -n "$DRY" ]; then printf '%q ' "${command[@]}"; echo; exit 0; fi
-exec "${command[@]}"
+WORKER=0 LINES_=50
+while [ $# -gt 0 ]; do
+  case $1 in
+    --worker) option WORKER "$@"; shift ;;
+    --lines) option LINES_ "$@"; shift ;;
+    -*) shared_option "$1" ;;
+    *) break ;;
+  esac
+  shift
+done
+check_count $# 2
+check_name "$1"
+check_run "$2"
+check_worker "$WORKER"
+check_number --lines "$LINES_"
+[ $# = 2 ] || fail "got '$3' after RUN, expected nothing"
+# -tt: tail ends with the connection.
+HOW=become
+on_worker "$1" "$WORKER" "exec tail -n ${LINES_%%.*} -F ~/runs/$2.log" --ssh-flag=-tt

@@ -1,27 +1,34 @@
 #!/usr/bin/env bash
-# Install tfhf on every worker of a TPU VM.
+# Install tfhf on every worker of a TPU.
 set -euo pipefail
+. "$(dirname "$0")/cloud.sh"
 
 usage() {
-  cat <<'TEXT'
-usage: setup.sh [--dry-run] NAME REPOSITORY
-Clones REPOSITORY into ~/tfhf on every worker and installs the TPU build of TensorFlow, never beside the ordinary one.
-Settings, from the environment: ZONE (europe-west4-a), PROJECT (gcloud's own), PYTHON (python3).
+  cat << TEXT
+usage: setup.sh [--ref REF] [--type TYPE] [--dry-run] NAME REPOSITORY
+Clones REPOSITORY, a URL that the TPU VM can read, to ~/tfhf on every worker and installs it into ~/tfhf/.venv with the
+versions of tpu_scripts/constraints/GENERATION.txt: tensorflow-tpu on v2 to v4; JAX, with TensorFlow for the data, on
+v5e and v6e. Run again it brings what is there up to date.
+  --ref REF    branch, tag or commit; default: the repository's own HEAD
+  --type TYPE  default: what the VM says it is
+A pod is reached on all hosts at once; ssh needs its key in the agent for that: ssh-add ~/.ssh/google_compute_engine
+$(settings)
 TEXT
 }
 
-DRY=
-[ "${1:-}" = "--dry-run" ] && { DRY=1; shift; }
-if [ $# -lt 2 ] || [ "${1#-}" != "$1" ]; then usage >&2; exit 2; fi
-NAME=$1; shift
-
-# Single quotes in the remote text: its variables are those of the TPU VM.
-repository=$(printf "%q" "$1")
-remote="set -e; [ -d ~/tfhf ] || git clone --quiet $repository ~/tfhf; cd ~/tfhf; git pull --quiet --ff-only;"
-remote+=" [ -d .venv ] || ${PYTHON:-python3} -m venv .venv; .venv/bin/pip install --quiet -e '.[tpu]';"
-remote+=" .venv/bin/python -c 'import tensorflow as tf; print(\"TensorFlow\", tf.__version__)'"
-command=(gcloud compute tpus tpu-vm ssh "$NAME" --zone "${ZONE:-europe-west4-a}" --worker all --command "$remote")
-[ -n "${PROJECT:-}" ] && command+=(--project "$PROJECT")
-
-if [ -n "$DRY" ]; then printf '%q ' "${command[@]}"; echo; exit 0; fi
-exec "${command[@]}"
+REF=HEAD TYPE=
+while [ $# -gt 0 ]; do
+  case $1 in
+    --ref) option REF "$@"; shift ;;
+    --type) option TYPE "$@"; shift ;;
+    -*) shared_option "$1" ;;
+    *) break ;;
+  esac
+  shift
+done
+check_count $# 2
+check_name "$1"
+[ $# = 2 ] || fail "got '$3' after REPOSITORY, expected nothing"
+[ -z "$TYPE" ] || generation_of "$TYPE" > /dev/null
+begin
+setup_workers "$1" "$2" "$REF" ${TYPE:+"$TYPE"}
