@@ -35,8 +35,8 @@ REFERENCE = ["torch==2.13.0", "transformers>=5,<6", "datasets>=4,<6",
 
 EXTRAS = {
     "tf": ["tensorflow>=2.20,<2.22"],  # tensorboard comes with it
-    # tensorflow-tpu 2.20.0 asks for libtpu~=0.0.14; from 0.0.45 on, importing TensorFlow beside it aborts.
-    "tpu": ["tensorflow-tpu==2.20.0", "libtpu>=0.0.17,<0.0.44"],
+    # tensorflow-tpu 2.20.0 asks for libtpu~=0.0.14; from 0.0.32 on, importing TensorFlow beside it aborts.
+    "tpu": ["tensorflow-tpu==2.20.0", "libtpu>=0.0.17,<0.0.32"],
     "hf": ["datasets>=4,<6", "huggingface_hub>=0.34,<3"],
     "text": ["tensorflow-text>=2.20,<2.22"],  # on a TPU VM install it with --no-deps: it depends on `tensorflow`
     "beam": ["apache-beam>=2.77,<3"],  # `tfhf records … --beam`; the writers' machines only

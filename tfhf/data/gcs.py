@@ -204,6 +204,19 @@ def _stat(path):
         return blob.size, blob.generation
 
 
+def locations(path):
+    """Where a bucket lies: its location, such as "EUROPE-WEST4" or "EU", then the regions of a dual-region bucket.
+
+    StorageError where the right storage.buckets.get is lacking, which the right to use objects does not include.
+    """
+    bucket, _ = _parse(path)
+    _check_bucket(bucket, path)
+    with _errors(path):
+        found = _client().bucket(bucket)
+        found.reload(**_options(ACCESS_S))
+        return [found.location, *(found.data_locations or ())]
+
+
 def list_names(folder):
     """Sorted names of the objects and folders in a folder; none where there is no such folder."""
     with _errors(folder):
