@@ -1,7 +1,8 @@
 # Every target does all of its own set-up: it needs python3.10 or newer, make and a package registry, nothing else.
 #   make quickstart   the whole road with Whisper on real speech      make test     the quick suite (what CI runs)
 #   make nightly      the long proofs                                 make bench    side by side with the peers
-#   make setup        only the environment, .venv                     make clean    remove it, and the runs
+#   make preflight    all recipes, compiled for TPUs, without one     make clean    remove .venv, and the runs
+#   make setup        only the environment, .venv
 # TENSORFLOW=2.21.* tries another release; REFERENCE=no leaves torch and transformers out (their tests are skipped).
 
 PYTHON     ?= python3
@@ -20,7 +21,7 @@ PEERS := $(VENV)/.reference-$(KEY)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup setup-test test quickstart nightly bench clean
+.PHONY: setup setup-test test quickstart nightly bench preflight clean
 .DELETE_ON_ERROR:
 
 setup: $(BASE)
@@ -43,6 +44,8 @@ setup-test: $(TEST)
 	  if $(PIP) --editable '.[tf,hf,test,reference]' 'tensorflow==$(TENSORFLOW)'; then \
 	    rm -f $(VENV)/.reference-* && touch $(PEERS); \
 	  else echo "NOTE: the references could not be installed (see above); the tests that need them are skipped."; fi; \
+	  $(PIP) --editable '.[tf,hf,test,preflight]' 'tensorflow==$(TENSORFLOW)' \
+	  || echo "NOTE: the TPU's compiler could not be installed (see above); the tests that need it are skipped."; \
 	fi
 
 test: setup-test
@@ -56,6 +59,10 @@ quickstart: setup
 
 bench: setup-test
 	@for claim in whisper ctc wav2vec2 data; do $(BIN)/python -m benchmarks.$$claim || exit 1; done
+
+preflight: setup
+	@$(PIP) --editable '.[tf,hf,preflight]' 'tensorflow==$(TENSORFLOW)'
+	@$(BIN)/python -m benchmarks.preflight
 
 clean:
 	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache

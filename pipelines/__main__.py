@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import json
 import os
 import pkgutil
@@ -23,6 +22,8 @@ tfhf train TASK [key=value ...]              records -> checkpoints; run again t
 tfhf evaluate TASK [key=value ...]           checkpoint -> metrics.json
 tfhf predict TASK FILE ... [key=value ...]   files -> predictions
 tfhf export TASK [FILE ...] [key=value ...]  checkpoint -> SavedModel, compared with the model on FILEs
+tfhf preflight TASK --tpu v3-8 [key=value ...]  does the step fit a TPU, what would it cost; needs no TPU
+tfhf doctor [--json]                         what is installed, what clashes, the line that mends it
 """
 
 
@@ -111,6 +112,13 @@ def export(arguments) -> None:
     print(exporter.export(task, model, out_dir, files=arguments.files))
 
 
+def preflight(arguments) -> int:
+    from tfhf.preflight import command as preflight_command
+
+    module = load_task(arguments.task)
+    return preflight_command.main(module, recipe_of(module, arguments), arguments)
+
+
 def verify_data(arguments) -> int:
     from tfhf.data import verify
 
@@ -167,6 +175,8 @@ def bench_data(arguments) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
+    from tfhf.preflight import command as preflight_command   # needs NumPy, which `tfhf doctor` must not
+
     top = argparse.ArgumentParser(
         prog="tfhf", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -221,9 +231,16 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--split", help="default: the recipe's data.eval_split")
         if name == "export":
             command.add_argument("--export-dir", help="default: OUTPUT/export; the model goes to DIR/TASK/VERSION")
-    if importlib.util.find_spec("tfhf.preflight") and importlib.util.find_spec("tfhf.doctor"):
-        for name in ("preflight", "doctor"):
-            commands.add_parser(name, add_help=False).set_defaults(action=None)
+    command = commands.add_parser("preflight", help="compile a task's step for a TPU, without one; 1: does not fit")
+    command.set_defaults(action=preflight, output=None, strategy=None)
+    command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    command.add_argument("task", metavar="TASK")
+    command.add_argument("rest", nargs="*", metavar="key=value", help="for example batch_size=256")
+    command.add_argument("--recipe", default="default")
+    command.add_argument("--data", help="folder of the records (data.path); they need not be there")
+    preflight_command.add_arguments(command)
+    doctor = commands.add_parser("doctor", help="what is installed, what clashes; its own --help", add_help=False)
+    doctor.set_defaults(action=None)
     return top
 
 
@@ -250,8 +267,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 2 after one clear line for whatever the user can mend."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
     argv = sys.argv[1:] if argv is None else argv
-    handed_over = {"records": "tfrecords.__main__", "preflight": "tfhf.preflight", "doctor": "tfhf.doctor"}
-    if argv and argv[0] in handed_over and importlib.util.find_spec(handed_over[argv[0]].removesuffix(".__main__")):
+    handed_over = {"records": "tfrecords.__main__", "doctor": "tfhf.doctor"}
+    if argv and argv[0] in handed_over:
         return importlib.import_module(handed_over[argv[0]]).main(argv[1:])
     arguments = parse(argv)
     if getattr(arguments, "backend", None):

@@ -383,6 +383,12 @@ def _start(config: RunConfig, shared: bool = False) -> Runtime:
     if strategy_kind(config.strategy) == "workers" and not shared:
         raise ConfigError("strategy: got workers, expected one of a single process: only training is shared by several")
     runtime = make_runtime(config.strategy, config.jit_compile, config.shard_weights)
+    prepare(config, runtime)
+    return runtime
+
+
+def prepare(config: RunConfig, runtime: Runtime) -> None:
+    """What a run sets before anything is built: precision and seeds; ConfigError for batches that cannot be split."""
     for name, accumulate in (("batch_size", config.accumulate), ("eval_batch_size", 1)):
         if getattr(config, name) % (runtime.num_replicas * accumulate):
             raise ConfigError(
@@ -391,7 +397,6 @@ def _start(config: RunConfig, shared: bool = False) -> Runtime:
             )
     set_precision(config.precision)
     keras.utils.set_random_seed(config.seed)
-    return runtime
 
 
 def _check_static(task: Task, spec: Any) -> None:

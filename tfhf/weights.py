@@ -6,6 +6,8 @@ is a bijection: every variable gets a tensor, every tensor a variable, every sha
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import json
 import re
 import struct
@@ -24,11 +26,29 @@ class WeightsError(ValueError):
     """A checkpoint does not fit the model: tensors missing, left over, of another shape, or the file is damaged."""
 
 
+_STAND_IN = contextvars.ContextVar("stand_in", default=None)
+
+
+@contextlib.contextmanager
+def without_weights(stand_in):
+    """A context in which `from_pretrained` reads configurations alone: no weight is read, models keep random ones.
+
+    Args:
+        stand_in: function of what is no folder, such as a hub id -> the folder to take for it, or None: then the hub
+            is asked, for its JSON files only.
+    """
+    token = _STAND_IN.set(stand_in)
+    try:
+        yield
+    finally:
+        _STAND_IN.reset(token)
+
+
 def reference_name(variable) -> str:
     """A variable's name in a torch state dict: `m/encoder/layers_0/fc1/kernel` -> `encoder.layers.0.fc1.weight`."""
     parts = variable.path.split("/")[1:]
     parts[-1] = _LEAVES.get(parts[-1], parts[-1])
-    return re.sub(r"_(\d+)(?=\.)", r".\1", ".".join(parts))
+    return re.sub(r"(?<!\bln)_(\d+)(?=\.)", r".\1", ".".join(parts))  # GPT-2's ln_1 and ln_2 are no list
 
 
 def _is_kernel(variable):
@@ -69,6 +89,8 @@ def assign_reference_weights(model, tensors, *, where, aliases=None):
     Raises:
         WeightsError: a tensor is missing, left over or has another shape. Nothing has been assigned then.
     """
+    if _STAND_IN.get() is not None:
+        return
     variables, aliases = _variables(model), aliases or {}
     missing = sorted(set(variables) - set(tensors))
     left_over = sorted(set(tensors) - set(variables) - set(aliases))
@@ -111,6 +133,8 @@ def read_safetensors(folder) -> dict[str, np.ndarray]:
         FileNotFoundError: the folder has neither.
         WeightsError: a file is damaged, or a shard lacks a tensor that the index promises.
     """
+    if _STAND_IN.get() is not None:
+        return {}
     from safetensors import SafetensorError, safe_open
 
     folder = Path(folder)
@@ -229,6 +253,10 @@ def local_folder(path_or_hub_id, *, allow_patterns) -> Path:
     folder = Path(path_or_hub_id).expanduser()
     if folder.is_dir():
         return folder
+    if (stand_in := _STAND_IN.get()) is not None:
+        if (instead := stand_in(str(path_or_hub_id))) is not None:
+            return Path(instead)
+        allow_patterns = ("*.json",)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path_or_hub_id)):
         raise FileNotFoundError(f"{path_or_hub_id}: no such folder, and not a hub id of the form owner/name.")
     from huggingface_hub import snapshot_download

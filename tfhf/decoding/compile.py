@@ -4,7 +4,27 @@ Measured need: this file may import tensorflow. `keras.ops` has loops but no way
 `fit`/`predict`, and a decoding loop run op by op is some twenty times slower.
 """
 
+import contextlib
+import contextvars
+
 import keras
+import numpy as np
+
+_CALLS = contextvars.ContextVar("calls", default=None)
+
+
+@contextlib.contextmanager
+def not_run():
+    """A context in which functions made by `compiled` are traced and not run: each answers with zeros of its shapes.
+
+    Yields a list that gets (function, its arguments as tf.TensorSpec) of every call: what a decoding would run. The
+    zeros are NumPy's, without memory of their own. TensorFlow backend only.
+    """
+    token = _CALLS.set([])
+    try:
+        yield _CALLS.get()
+    finally:
+        _CALLS.reset(token)
 
 
 def compiled(function, jit_compile):
@@ -23,4 +43,13 @@ def compiled(function, jit_compile):
         return function
     import tensorflow as tf
 
+    if _CALLS.get() is not None:
+        def recorded(*arguments):
+            specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), arguments)
+            _CALLS.get().append((function, specs))
+            traced = tf.function(function, autograph=False).get_concrete_function(*specs)
+            return tf.nest.map_structure(lambda t: np.broadcast_to(np.zeros((), t.dtype.as_numpy_dtype), t.shape),
+                                         traced.structured_outputs)
+
+        return recorded
     return tf.function(function, jit_compile=jit_compile, autograph=False)

@@ -170,13 +170,16 @@ class WhisperTokenizer:
         (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
 
 
-def tiny_tokenizer_json(path, num_languages=2):
-    """Writes a tokenizer.json of the 256 bytes, no merges, and Whisper's special tokens: for tests and tiny models."""
+def tiny_tokenizer_json(path, num_languages=2, end=256):
+    """Writes a tokenizer.json of the 256 bytes, no merges, and Whisper's special tokens: for tests and tiny models.
+
+    `end`: id of <|endoftext|>, the first special token; ids from 256 up to it are never written.
+    """
     characters = {byte: character for character, byte in byte_of_character().items()}
-    vocabulary = {characters[byte]: byte for byte in range(256)}
+    vocabulary = {characters[byte]: byte for byte in range(256)} | {f"unused {i}": i for i in range(256, end)}
     names = ["endoftext", "startoftranscript", *LANGUAGES[:num_languages], *TASKS, "startoflm", "startofprev",
              "nospeech", "notimestamps"]
-    added = [{"id": 256 + i, "content": f"<|{name}|>", "single_word": False, "lstrip": False, "rstrip": False,
+    added = [{"id": end + i, "content": f"<|{name}|>", "single_word": False, "lstrip": False, "rstrip": False,
               "normalized": False, "special": True} for i, name in enumerate(names)]
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     Path(path).write_text(json.dumps({

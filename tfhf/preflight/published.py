@@ -1,0 +1,62 @@
+"""Folders in the place of published checkpoints: their shapes and vocabularies, no weights.
+
+What a step costs does not depend on what the weights are, and not on which token is which word. So preflight needs no
+download: for a published name it takes a folder with the configuration that the model's `of_size` knows, and with a
+vocabulary of the right size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import string
+import tempfile
+from pathlib import Path
+from typing import Iterator
+
+from tfhf import weights
+from tfhf.models.wav2vec2.config import SIZES as WAV2VEC2_SIZES
+from tfhf.models.wav2vec2.config import Wav2Vec2Config
+from tfhf.models.wav2vec2.tokenizer import Wav2Vec2CTCTokenizer
+from tfhf.models.whisper.config import SIZES as WHISPER_SIZES
+from tfhf.models.whisper.config import WhisperConfig
+from tfhf.models.whisper.special_tokens import SpecialTokens
+from tfhf.models.whisper.tokenizer import tiny_tokenizer_json
+
+# Hub ids: wav2vec2's are the sizes' names with a prefix, but for these.
+_WAV2VEC2 = {"facebook/wav2vec2-large-xlsr-53": "xlsr-53", "facebook/mms-300m": "mms-300m",
+             "facebook/mms-1b": "mms-1b", "facebook/wav2vec2-large-robust": "robust"}
+_WAV2VEC2 |= {f"facebook/wav2vec2-{size}": size for size in WAV2VEC2_SIZES if size.startswith(("base", "large"))}
+_WHISPER = {f"openai/whisper-{size}": size for size in WHISPER_SIZES}
+
+
+@contextlib.contextmanager
+def no_checkpoints() -> Iterator[None]:
+    """A context in which published names are models of random weights, and nothing of them is downloaded.
+
+    A name that is not known here is asked for at the hub as always, but for its weights.
+    """
+    with tempfile.TemporaryDirectory(prefix="tfhf-preflight-") as root:
+        folders = {}
+
+        def stand_in(name):
+            if name not in folders and (name in _WHISPER or name in _WAV2VEC2):
+                folders[name] = Path(root) / str(len(folders))
+                folders[name].mkdir()
+                (_write_whisper if name in _WHISPER else _write_wav2vec2)(folders[name], name)
+            return folders.get(name)
+
+        with weights.without_weights(stand_in):
+            yield
+
+
+def _write_whisper(folder, name):
+    config = WhisperConfig.of_size(_WHISPER[name])
+    weights.write_json(folder / "config.json", {"model_type": "whisper", **config.to_dict()})
+    tiny_tokenizer_json(folder / "tokenizer.json", SpecialTokens.of(config).num_languages, config.eos_token_id)
+
+
+def _write_wav2vec2(folder, name):
+    config = Wav2Vec2Config.of_size(_WAV2VEC2[name])
+    weights.write_json(folder / "config.json", {"model_type": "wav2vec2", **config.to_dict()})
+    letters = string.ascii_uppercase + "'"
+    Wav2Vec2CTCTokenizer.from_corpus([letters], case="upper", log=lambda line: None).save_pretrained(folder)
