@@ -1,6 +1,6 @@
 """The table of docs/preflight.md: every published recipe's train step, compiled for a v3-8 and a v5e-8.
 
-    python -m benchmarks.preflight          (make preflight; needs the extra preflight, 24 GB of memory and an hour or two)
+    python -m benchmarks.preflight          (make preflight; extra preflight, 20 GB of memory, hours)
 
 Each recipe is a process of its own (`tfhf preflight`), one after the other; what was compiled before is taken from the
 compiler's cache. Reports of the day are kept in runs/preflight/ and not made again.
@@ -37,21 +37,22 @@ def recipes():
             yield task, names, PODS.get(names[-1], TPUS)
 
 
-def report_of(task, recipe, tpu):
-    """The report of one recipe, made where there is none of today; None where that failed."""
-    today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    file = REPORTS / f"{task}-{recipe}-{tpu}-{today}.json"
-    if not file.exists():
-        REPORTS.mkdir(parents=True, exist_ok=True)
-        print(f"{task} {recipe} {tpu} ...", flush=True)
-        result = subprocess.run([sys.executable, "-m", "pipelines", "preflight", task, "--recipe", recipe, "--tpu", tpu,
-                                 "--json", str(file), "--html", str(file.with_suffix(".html"))],
-                                cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        print(result.stdout, flush=True)
-        if result.returncode not in (0, 1):   # a full-size compile needs some 20 GB; the others are made all the same
-            print(f"preflight of {task} {recipe} for {tpu} ended with status {result.returncode}", file=sys.stderr)
-            return None
-    return json.loads(file.read_text("utf-8"))
+def file_of(task, recipe, tpu):
+    """Where the report of one recipe of today is kept."""
+    return REPORTS / f"{task}-{recipe}-{tpu}-{datetime.now(timezone.utc).strftime('%Y-%m-%d')}.json"
+
+
+def make(task, recipe, tpu):
+    """Makes the report of one recipe, where there is none of today."""
+    file = file_of(task, recipe, tpu)
+    if file.exists():
+        return
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    print(f"{task} {recipe} {tpu} ...", flush=True)
+    status = subprocess.run([sys.executable, "-m", "pipelines", "preflight", task, "--recipe", recipe, "--tpu", tpu,
+                             "--json", str(file), "--html", str(file.with_suffix(".html"))], cwd=ROOT).returncode
+    if status not in (0, 1):   # a full-size compile can need 18 GB; the other recipes are made all the same
+        print(f"preflight of {task} {recipe} for {tpu} ended with status {status}", file=sys.stderr)
 
 
 def row(names, report):
@@ -71,26 +72,31 @@ def row(names, report):
             f"{report['run']['bucket_mb_per_second']:,.0f}", f"{report['run']['hours']:,.1f}"]
 
 
-def main():
-    """Makes the missing reports and writes the table into the page."""
+def write_table():
+    """Writes the reports of today into the page."""
     columns = ["task", "recipe", "TPU", "batch", "GiB a core", "TFLOP", "GB", "arithmetic, ms", "memory, ms",
                "all-reduce, ms", "MFU at most (bound by)", "compiler expects, ms (MFU)", "examples/s", "bucket, MB/s",
                "hours for its steps"]
-    lines, versions = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"], None
+    lines, title = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"], ""
     for task, names, tpus in recipes():
-        for tpu in tpus:
-            report = report_of(task, names[0], tpu)
-            if report is None:
-                lines.append(f"| {task} | {', '.join(names)} | {tpu} | not made |" + " |" * (len(columns) - 4))
-                continue
-            cells = row(names, report)
-            lines.append("| " + " | ".join(cells + [""] * (len(columns) - len(cells))) + " |")
-            versions = f"{report['date']}; " + ", ".join(f"{k} {v}" for k, v in report["versions"].items())
+        for file in [file_of(task, names[0], tpu) for tpu in tpus]:
+            if file.exists():
+                report = json.loads(file.read_text("utf-8"))
+                cells = row(names, report)
+                lines.append("| " + " | ".join(cells + [""] * (len(columns) - len(cells))) + " |")
+                title = f"{report['date']}; " + ", ".join(f"{k} {v}" for k, v in report["versions"].items())
     text = PAGE.read_text("utf-8")
     before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    PAGE.write_text(f"{before}{BEGIN}\n{versions}. Per core and step; `make preflight`.\n\n" + "\n".join(lines)
-                    + f"\n{END}{after}", "utf-8")
-    print("\n".join(lines))
+    table = "\n".join(lines)
+    PAGE.write_text(f"{before}{BEGIN}\n{title}. Per core and step; `make preflight`.\n\n{table}\n{END}{after}", "utf-8")
+
+
+def main():
+    """Makes the missing reports, and the table after each."""
+    for task, names, tpus in recipes():
+        for tpu in tpus:
+            make(task, names[0], tpu)
+            write_table()
 
 
 if __name__ == "__main__":

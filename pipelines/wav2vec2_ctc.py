@@ -9,7 +9,7 @@ Classification". Two stages, as published: first the new head alone, then all bu
         task.start_from=gs://BUCKET/head
     tfhf evaluate wav2vec2_ctc --recipe finetune --split test-clean output=gs://BUCKET/run data.path=gs://BUCKET/ls960
 32 clips a core x 8 cores = 256 a step, of up to 246,000 samples (15.375 s, 768 frames) and 256 symbols; 960 h are
-281,000 clips, 1,098 steps an epoch; with activations computed again the step takes 5.4 GiB of a core's 15.5. Head: 1
+281,000 clips, 1,098 steps an epoch. Activations are kept: the step fits a core (docs/preflight.md). Head: 1
 epoch at 2e-4. All: 15 epochs at 5e-5, warm-up of a tenth, then linearly down (published base: 320,000 steps of 1.6 h at
 3e-5 or 1e-4 by the amount of data). Goal: 3.4 % WER on test-clean, greedy, as wav2vec2-base-960h; 1.8-2.6 % with a
 4-gram (task.decoder.language_model). Not run by us. `tiny_cpu`: a small model from nothing on two CPU cores; figures in
@@ -135,7 +135,7 @@ _ANY = RunConfig(
     output="runs/wav2vec2_ctc", data=DataConfig("records"), batch_size=256, eval_batch_size=256, steps=16_000,
     precision="mixed_bfloat16", steps_per_execution=50, log_every=50, checkpoint_every=1000, evaluate_every=1000,
     freeze=("/feature_extractor/",), optimizer=OptimizerConfig(learning_rate=5e-5, warmup_steps=1600, beta_2=0.98),
-    task=Wav2Vec2CTCConfig(vocabulary="facebook/wav2vec2-base-960h", new_head=True, recompute_activations=True))
+    task=Wav2Vec2CTCConfig(vocabulary="facebook/wav2vec2-base-960h", new_head=True))
 RECIPES = {
     "default": _ANY,
     "head": dataclasses.replace(_ANY, steps=1100, freeze=("wav2vec2/",), output="runs/wav2vec2_ctc_head",

@@ -146,5 +146,5 @@ RECIPES = {
         steps_per_execution=10, log_every=10, evaluate_every=100, checkpoint_every=100,
         optimizer=OptimizerConfig(learning_rate=2.8e-5, warmup_steps=62),
         task=WhisperTaskConfig(pretrained="openai/whisper-small", language="hi", normalizers=("basic", "indic"),
-                               max_label_tokens=(224,), max_new_tokens=224, recompute_activations=True)),
+                               max_label_tokens=(224,), max_new_tokens=224)),
 }

@@ -1,9 +1,8 @@
-"""The log-mel layer against Hugging Face's WhisperFeatureExtractor, SpecAugment's masks, and bad attention shapes."""
+"""The log-mel layer against Hugging Face's WhisperFeatureExtractor, and SpecAugment's masks."""
 
 import numpy as np
 import pytest
 
-from tfhf.layers.attention import Attention
 from tfhf.layers.log_mel import LogMelSpectrogram, slaney_mel_filters
 from tfhf.layers.spec_augment import SpecAugment
 
@@ -51,8 +50,3 @@ def test_spec_augment_masks_spans_and_rests_outside_training():
     assert np.abs(masked - np.asarray(layer(x, training=True))).max() == 1
     again = SpecAugment(time_prob=0.3, time_length=5, feature_prob=0.2, feature_length=2, seed=3)
     np.testing.assert_array_equal(masked, again(x, training=True))
-
-
-def test_attention_needs_whole_heads():
-    with pytest.raises(ValueError, match="dim=10 is not a multiple of num_heads=3"):
-        Attention(10, 3)

@@ -9,6 +9,7 @@ from tests.models.whisper.test_model import inputs_for, small_model
 from tfhf.layers import recompute
 from tfhf.losses.cross_entropy import TokenCrossEntropy
 from tfhf.preflight import compile_for_tpu
+from tfhf.preflight.hlo import costs
 
 
 def test_without_recomputation_the_layer_just_runs():
@@ -66,3 +67,48 @@ def test_a_tpu_keeps_less():
 
         memory.append(compile_for_tpu(gradient, [tf.TensorSpec((4096, 64))]).temporary_mib)
     assert memory[1] < memory[0] / 2, memory
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_is_computed_again_is_told_by_its_name(again):
+    """The model's own products: 3 of a layer's 2 x 64 x 8,192 forward and back, whatever is computed again."""
+    layer = Wide()
+    layer.build((None, 64))
+
+    @tf.function(jit_compile=True)
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(recompute.run(layer, again, x, training=True) ** 2)
+        return tape.gradient(loss, [x, *(variable.value for variable in layer.trainable_variables)])
+
+    spec = tf.TensorSpec((10, 64))
+    found = costs(gradient.experimental_get_compiler_ir(spec)(stage="hlo", platform_name="CPU"))
+    product = 2 * 10 * 64 * 8192
+    own = sum(flops for name, flops in found.flops_by_name if not recompute.is_again(name))
+    assert own == 6 * product, found.flops_by_name
+    # The layer's last product is not made again: nothing asks for its result.
+    assert found.flops == (7 if again else 6) * product, found.flops_by_name
+
+
+def test_kept_inputs_change_nothing_and_draw_once():
+    """GELU, dropout and a product, compiled with nothing but the input kept: the same result and gradients."""
+    dropout, dense = keras.layers.Dropout(0.4, seed=1), keras.layers.Dense(5)
+    dense.build((None, 7))
+    x = tf.constant(np.random.default_rng(0).normal(size=(6, 7)), "float32")
+    results = []
+    for half in (lambda x: dense(dropout(tf.nn.gelu(x), training=True)),
+                 lambda x: recompute.keep_inputs(lambda y: dense(dropout(tf.nn.gelu(y), training=True)), [dropout], x)):
+        @tf.function(jit_compile=True)
+        def step(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = half(x)
+                loss = tf.reduce_sum(y * y)
+            return y, *tape.gradient(loss, [x, dense.kernel.value, dense.bias.value])
+
+        dropout.seed_generator.state.assign([3, 4])
+        results.append([step(x), step(x)])
+    for plain, kept in zip(tf.nest.flatten(results[0]), tf.nest.flatten(results[1])):
+        np.testing.assert_allclose(kept, plain, rtol=1e-5, atol=1e-6)
+    assert np.abs(results[1][0][0] - results[1][1][0]).max() > 0.1   # each step draws anew

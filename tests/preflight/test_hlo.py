@@ -192,6 +192,20 @@ def test_what_tensorflow_lowers_is_counted_as_well():
     assert found.flops == 50 * 2 * 64**3 and not found.unknown_loops
 
 
+def test_what_nothing_asks_for_is_not_counted():
+    """A tape goes back through frozen layers too, and TensorFlow lowers that; the compiler drops it."""
+    def gradient(x, frozen, w):
+        with tf.GradientTape() as tape:
+            tape.watch([frozen, w])   # a frozen tf.Variable is watched, as every variable
+            loss = tf.reduce_sum(tf.matmul(tf.matmul(x, frozen), w) ** 2)
+        return tape.gradient(loss, w)
+
+    function = tf.function(gradient, jit_compile=True)
+    text = function.experimental_get_compiler_ir(*[tf.TensorSpec((64, 64))] * 3)(stage="hlo", platform_name="CPU")
+    assert text.count(" dot(") == 5   # forward 2; for w 1; 2 more that only `frozen` and x would ask for
+    assert costs(text).flops == 3 * 2 * 64**3
+
+
 # ------------------------------------------------------------------------- what the compiler makes of known programs
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any, Callable
 
@@ -106,6 +107,7 @@ def _compile(step, tpu):
     """`Compiled`, or the PreflightError that says why the step is refused."""
     from tfhf.preflight.compiler import compile_for_tpu
 
+    print(f"compiling {step.name}, {step.examples} examples, for {tpu.name} ...", file=sys.stderr, flush=True)
     try:
         return compile_for_tpu(step.function, step.specs, tpu.topology, step.replicas)
     except NoCompiler:
@@ -115,12 +117,15 @@ def _compile(step, tpu):
 
 
 def _lowered_flops(prepared, names) -> dict:
-    """{name: FLOP of the products of one core's program, as TensorFlow lowers it}."""
+    """{name: FLOP of the products of one core's program, as TensorFlow lowers it, but for what is computed again}."""
+    from tfhf.layers.recompute import is_again
     from tfhf.preflight.hlo import costs
 
     lowered = {step.name: step.function.experimental_get_compiler_ir(*step.specs) for step in prepared.steps
                if step.name in names}
-    return {name: costs(text(stage="hlo", platform_name="CPU")).flops for name, text in lowered.items()}
+    counted = {name: costs(text(stage="hlo", platform_name="CPU")) for name, text in lowered.items()}
+    return {name: sum(flops for op_name, flops in found.flops_by_name if not is_again(op_name))
+            for name, found in counted.items()}
 
 
 def _without_recompute(config):
@@ -158,13 +163,13 @@ def largest_batch(step, tpu, accumulate: int) -> dict:
     """Searches for the largest global batch whose train step fits a core, by a line through what was compiled.
 
     Returns:
-        {"batch_size": the largest that fits, 0 if none, "next": the smallest that is not known to fit, "proven": that
-        it does not, "compiles": how many were needed}.
+        {"batch_size": the largest that is known to fit, 0 if none; "refused": the smallest that is known not to, the
+        next one or at most a sixty-fourth larger, unless MOST_COMPILES ran out (None: all fitted); "compiles"}.
     """
     grain = tpu.cores * accumulate
     needed, fits, refused, compiles = {}, 0, None, 0
     batch = max(step.examples // grain, 1)
-    while compiles < MOST_COMPILES and (refused is None or refused - fits > 1):
+    while compiles < MOST_COMPILES and (refused is None or refused - fits > max(1, fits // 64)):
         program = _compile(step.with_examples(batch * grain), tpu)
         compiles += 1
         if isinstance(program, OutOfMemory):
@@ -174,8 +179,7 @@ def largest_batch(step, tpu, accumulate: int) -> dict:
         else:
             needed[batch], fits = program.total_bytes, batch
         batch = _next_batch(needed, fits, refused, tpu.chip.hbm_bytes)
-    return {"batch_size": fits * grain, "next": (refused or fits + 1) * grain, "proven": refused == fits + 1,
-            "compiles": compiles}
+    return {"batch_size": fits * grain, "refused": refused and refused * grain, "compiles": compiles}
 
 
 def _next_batch(needed, fits, refused, available) -> int:

@@ -298,19 +298,32 @@ def _compile(module: str, graph, topology: str, replicas: int) -> Compiled:
     cached = known is not None
     if not cached:
         known = _ask_the_compiler(_with_places(module, graph), topology, replicas)
-    # "(23.88G) exceeds available HBM (15.48G)": binary units.
-    sizes = re.search(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)", known.get("error", ""))
+    sizes = _hbm(known.get("error", ""))
     if "error" in known and not sizes:
         raise PreflightError(f"{topology}: {known['error']}")
     if not cached:
         _write(file, known)
     if not sizes:
         return Compiled(topology=topology, replicas=replicas, cached=cached, **known)
-    needed, available = _bytes(sizes[1], sizes[2]), _bytes(sizes[3], sizes[4])
+    needed, available = sizes
     # A v5p has 95 GiB a core, and 4 cores with 2x2 chips.
     roomy = f"v5p:2x2x{-(-replicas // 4)}"
     raise OutOfMemory(f"{topology}: a core needs {needed / 2**30:.2f} GiB, it has {available / 2**30:.2f} GiB",
                       needed, available, functools.partial(_compile, module, graph, roomy, replicas))
+
+
+def _hbm(error: str) -> tuple[int, int] | None:
+    """(needed, available) bytes of an error that says that the memory is too small; units are binary."""
+    size = r"([\d.]+)([KMGT]?)"
+    found = re.search(rf"\({size}\) exceeds available HBM \({size}\)", error)
+    if found:
+        return _bytes(found[1], found[2]), _bytes(found[3], found[4])
+    # By little only: "Used 15.48G of 15.48G hbm. Exceeded hbm capacity by 2.05M."
+    found = re.search(rf"of {size} hbm\. Exceeded hbm capacity by {size}\.", error)
+    if found:
+        available = _bytes(found[1], found[2])
+        return available + _bytes(found[3], found[4]), available
+    return None
 
 
 def _ask_the_compiler(module: str, topology: str, replicas: int) -> dict:

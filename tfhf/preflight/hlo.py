@@ -113,7 +113,7 @@ class _Total:
 def _run(scope: Scope, times: int, total: _Total) -> None:
     """Adds what the instructions of a computation cost when it runs `times` times."""
     for one in scope.computation:
-        if one.opcode in FREE:
+        if one.opcode in FREE or one.name not in scope.computation.live:
             continue
         name = op_name(scope.computation, one)
         total.add("cycles", name, times * one.cycles)

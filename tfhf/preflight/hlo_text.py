@@ -20,6 +20,7 @@ from typing import Iterator
 BITS = {"pred": 8, "bf16": 16, "token": 0, "opaque": 0}  # the others end with their bits
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "opt-barrier", "partition-id",
         "replica-id", "domain", "add-dependency"}
+_EFFECTS = {"custom-call", "infeed", "outfeed", "recv", "recv-done", "send", "send-done"}
 
 _ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](?:\{([\d,]*)(?::((?:[^{}])*))?\})?")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
@@ -136,6 +137,18 @@ class Computation:
         for one in self:
             for name in dict.fromkeys(one.operands):
                 found.setdefault(name, []).append(one)
+        return found
+
+    @functools.cached_property
+    def live(self) -> set[str]:
+        """The instructions that the result depends on, or that do something themselves. What TensorFlow lowers has
+        others too, such as gradients of frozen layers, which the compiler drops."""
+        found, open_ends = set(), [self.root, *(one.name for one in self if one.opcode in _EFFECTS)]
+        while open_ends:
+            name = open_ends.pop()
+            if name not in found:
+                found.add(name)
+                open_ends += [operand for operand in self[name].operands if operand in self.instructions]
         return found
 
 

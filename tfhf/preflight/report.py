@@ -18,9 +18,10 @@ GIB = 2**30
 PACKAGES = ("tensorflow", "keras", "jax", "jaxlib", "libtpu")
 MOST_NAMES = 12
 # What TensorFlow and Keras put around a layer's path: calls, loops, gradients, the copies' numbers.
-_STACKED = re.compile(r"^(layers|conv_layers|blocks)_\d+(_\d+)?$")
-_AROUND = re.compile(r"\b(StatefulPartitionedCall|PartitionedCall|while|body|gradient_tape|gradients|Tensordot)\b/?")
-_BACKWARD = re.compile(r"\bgradient(_tape|s)/")
+_STACKED = re.compile(r"^(layers?|conv_layers|blocks?|h)_\d+(_\d+)?$")
+_AROUND = re.compile(r"\b(StatefulPartitionedCall|PartitionedCall|while|body|gradient_tape|gradients|Tensordot"
+                     r"|computed_again)(_\d+)?(/|$)")
+_BACKWARD = re.compile(r"\bgradient(_tape|s)(_\d+)?/")
 
 
 def header(task: str, recipe: str, step: str, config, tpu) -> dict:
@@ -159,8 +160,8 @@ def text(report: dict) -> str:
                   f"  the recipe's run    {report['steps']:,} steps, {run['examples']:,} examples: {hours}"]
     if "largest_batch" in report:
         found = report["largest_batch"]
-        lines.append(f"  largest batch       {found['batch_size']} ({found['compiles']} compiles; the next one, "
-                     f"{found['next']}, {'does not fit' if found['proven'] else 'was not tried'})")
+        refused = "all fitted" if found["refused"] is None else f"{found['refused']} does not fit"
+        lines.append(f"  largest batch       {found['batch_size']} ({refused}; {found['compiles']} compiles)")
     lines += [f"  assumed: {line}" for line in report["assumptions"]]
     lines.append("fits" if sound(report) else "DOES NOT FIT OR COMPILE")
     return "\n".join(lines)

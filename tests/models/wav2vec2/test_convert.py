@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from tfhf.models.wav2vec2.convert import config_from_hugging_face, tiny_config, write_tiny_checkpoint
+from tfhf.models.wav2vec2.config import Wav2Vec2Config
+from tfhf.models.wav2vec2.convert import tiny_config, write_tiny_checkpoint
 from tfhf.models.wav2vec2.model import Wav2Vec2ForCTC, Wav2Vec2Model
 from tfhf.models.wav2vec2.pretraining import Wav2Vec2ForPreTraining
 from tfhf.weights import WeightsError, read_safetensors, write_safetensors
@@ -68,7 +69,7 @@ def test_a_new_head_finds_a_body_without_the_mask_vector(tmp_path):
 
 def test_what_a_config_leaves_out_means_what_it_means_there():
     transformers = pytest.importorskip("transformers", reason="live parity needs transformers")
-    ours = config_from_hugging_face({"model_type": "wav2vec2"}, "here").to_dict()
+    ours = Wav2Vec2Config.from_hugging_face({"model_type": "wav2vec2"}, "here").to_dict()
     theirs = transformers.Wav2Vec2Config()
     for name in set(ours) - {"do_normalize", "recompute_activations"}:
         expected = getattr(theirs, name)
@@ -82,7 +83,7 @@ def test_what_a_config_leaves_out_means_what_it_means_there():
 ])
 def test_another_model(changes, words):
     with pytest.raises(ValueError, match=f"here: {words}"):
-        config_from_hugging_face({"model_type": "wav2vec2", **changes}, "here")
+        Wav2Vec2Config.from_hugging_face({"model_type": "wav2vec2", **changes}, "here")
 
 
 @pytest.mark.parametrize("harm, words", [

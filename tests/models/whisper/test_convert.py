@@ -9,7 +9,8 @@ import pytest
 
 from tests.models.whisper.test_model import inputs_for, small_model
 from tfhf.data.audio import load_audio
-from tfhf.models.whisper.convert import config_from_hugging_face, write_tiny_checkpoint
+from tfhf.models.whisper.config import WhisperConfig
+from tfhf.models.whisper.convert import write_tiny_checkpoint
 from tfhf.models.whisper.model import WhisperForConditionalGeneration
 from tfhf.weights import WeightsError, local_folder, read_ctranslate2
 
@@ -92,9 +93,9 @@ def test_changes_at_loading(tmp_path):
 
 def test_refused_configs_and_folders(tmp_path):
     good = {"model_type": "whisper", "d_model": 32}
-    assert config_from_hugging_face({**good, "torch_dtype": "float16"}, "here").d_model == 32
+    assert WhisperConfig.from_hugging_face({**good, "torch_dtype": "float16"}, "here").d_model == 32
     with pytest.raises(ValueError, match="activation_function is 'relu'"):
-        config_from_hugging_face({**good, "activation_function": "relu"}, "here")
+        WhisperConfig.from_hugging_face({**good, "activation_function": "relu"}, "here")
     with pytest.raises(FileNotFoundError, match="no such folder, and not a hub id"):
         local_folder(tmp_path / "nothing", allow_patterns=("*",))
     (tmp_path / "config.json").write_text(json.dumps(good))

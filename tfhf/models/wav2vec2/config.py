@@ -4,12 +4,13 @@ names."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from tfhf.config import Config
+from tfhf.models.pretrained import PretrainedConfig
 
 
 @dataclass(frozen=True)
-class Wav2Vec2Config(Config):
+class Wav2Vec2Config(PretrainedConfig):
     """Hyperparameters of one wav2vec2 model; the defaults are those of `base` after pretraining.
 
     `feat_extract_norm` is "group" (a norm over time after the first convolution only; base and large on LibriSpeech) or
@@ -19,6 +20,13 @@ class Wav2Vec2Config(Config):
     Raises:
         ValueError: fields that do not fit each other.
     """
+
+    model_type: ClassVar[str] = "wav2vec2"
+    fixed: ClassVar[dict] = dict(hidden_act="gelu", feat_extract_activation="gelu", add_adapter=False,
+                                 adapter_attn_dim=None)
+    own: ClassVar[tuple] = ("recompute_activations", "do_normalize")
+    # Our own defaults are the pretrained base's.
+    their_defaults: ClassVar[dict] = dict(activation_dropout=0.1, final_dropout=0.1, layerdrop=0.1)
 
     vocab_size: int = 32
     hidden_size: int = 768
@@ -83,16 +91,9 @@ class Wav2Vec2Config(Config):
             sample_lengths = (sample_lengths - kernel) // stride + 1
         return sample_lengths
 
-    @classmethod
-    def of_size(cls, name: str, **changes) -> "Wav2Vec2Config":
-        """The published configuration called `name`, such as "base", "large-960h-lv60-self", "xlsr-53", "mms-1b".
-
-        Raises:
-            ValueError: no such size.
-        """
-        if name not in SIZES:
-            raise ValueError(f"No wav2vec2 size {name!r}; known: {', '.join(SIZES)}.")
-        return cls(**{**SIZES[name], **changes})
+    def to_hugging_face(self, architecture):
+        """See `PretrainedConfig`."""
+        return {**super().to_hugging_face(architecture), "num_feat_extract_layers": len(self.conv_dim)}
 
 
 _CTC = dict(final_dropout=0.1, layerdrop=0.1, activation_dropout=0.1, feat_proj_dropout=0.1)
@@ -112,6 +113,7 @@ SIZES = {
     "mms-1b": dict(_STABLE, hidden_size=1280, num_hidden_layers=48, intermediate_size=5120, codevector_dim=1024,
                    proj_codevector_dim=1024),
 }
+Wav2Vec2Config.sizes = SIZES
 
 # Parameters by size and the class that they are of.
 PARAMETER_COUNTS = {

@@ -9,8 +9,11 @@ from keras import ops
 
 from tfhf.layers import recompute
 from tfhf.layers.attention import MASKED_SCORE, Attention
+from tfhf.layers.feed_forward import gelu_dense
 from tfhf.layers.span_mask import span_mask
 from tfhf.losses.ctc import PADDING_LOGIT
+from tfhf.models.pretrained import PreTrainedModel
+from tfhf.models.wav2vec2 import convert
 from tfhf.models.wav2vec2.config import Wav2Vec2Config
 from tfhf.models.wav2vec2.feature_encoder import Wav2Vec2FeatureEncoder, gelu, own_waveform, uniform
 
@@ -133,8 +136,8 @@ class Wav2Vec2FeedForward(keras.layers.Layer):
 
     def call(self, x, training=False):
         """[batch, frames, hidden_size] -> the same shape."""
-        x = self.intermediate_dropout(gelu(self.intermediate_dense(x)), training=training)
-        return self.output_dropout(self.output_dense(x), training=training)
+        x = gelu_dense(self.intermediate_dense(x), self.intermediate_dropout, self.output_dense, training)
+        return self.output_dropout(x, training=training)
 
 
 class Wav2Vec2EncoderLayer(keras.layers.Layer):
@@ -262,7 +265,7 @@ class Wav2Vec2Layer(keras.layers.Layer):
                 "hidden_states": states, "lengths": frame_lengths}
 
 
-class Wav2Vec2PreTrainedModel(keras.Model):
+class Wav2Vec2PreTrainedModel(PreTrainedModel):
     """What the models share: `wav2vec2`, building, saving, loading.
 
     Inputs, a dict: `input_values` [batch, samples], floats normalised as `Wav2Vec2FeatureExtractor` does or int16, raw
@@ -274,9 +277,10 @@ class Wav2Vec2PreTrainedModel(keras.Model):
         config: a `Wav2Vec2Config`.
     """
 
+    config_class, base_model_prefix, head_prefixes = Wav2Vec2Config, "wav2vec2", convert.HEADS
+
     def __init__(self, config, **kwargs):
-        super().__init__(autocast=False, **kwargs)  # the waveform must not be rounded to bfloat16
-        self.config = config
+        super().__init__(config, autocast=False, **kwargs)  # the waveform must not be rounded to bfloat16
         self.wav2vec2 = Wav2Vec2Layer(config, name="wav2vec2", dtype=self.dtype_policy)
         self.make_head(config, self.dtype_policy)
         self.build()
@@ -299,36 +303,31 @@ class Wav2Vec2PreTrainedModel(keras.Model):
         """Leaves the convolutions as they are, as every published fine-tuning does."""
         self.wav2vec2.feature_extractor.trainable = False
 
-    def get_config(self):
-        return {"config": self.config.to_dict(), "name": self.name, "dtype": self.dtype_policy}
-
     @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        return cls(Wav2Vec2Config.from_dict(config.pop("config")), **config)
+    def read_folder(cls, folder):
+        """See `PreTrainedModel`; do_normalize stands with the feature extractor."""
+        config, tensors = super().read_folder(folder)
+        return convert.with_extractor_settings(config, folder), tensors
 
-    @classmethod
-    def from_pretrained(cls, path, new_head=False, **changes):
-        """Model with the weights of a Hugging Face folder or hub id.
-
-        Args:
-            path: the folder or hub id.
-            new_head: take only `wav2vec2` from there, whatever heads there are, and begin with a new head.
-            changes: fields of the config that differ, such as layerdrop=0.0; and `name` or `dtype` of the model.
-
-        Raises:
-            tfhf.weights.WeightsError: a tensor is missing, left over or of another shape.
-            FileNotFoundError: the folder has no weights.
+    def own_tensors(self, tensors, new_head):
+        """See `PreTrainedModel`; with our spelling of the weight norm, and a mask vector only where frames are masked.
         """
-        from tfhf.models.wav2vec2.convert import from_pretrained
+        tensors = super().own_tensors(convert.our_spelling(tensors), new_head)
+        embed = "wav2vec2.masked_spec_embed"
+        if not hasattr(self.wav2vec2, "masked_spec_embed"):   # transformers keeps it where nothing is ever masked
+            tensors.pop(embed, None)
+        elif new_head:
+            tensors.setdefault(embed, self.wav2vec2.masked_spec_embed.numpy())
+        return tensors
 
-        return from_pretrained(cls, path, new_head=new_head, **changes)
+    def reference_tensors(self):
+        """See `PreTrainedModel`."""
+        return convert.their_spelling(super().reference_tensors())
 
     def save_pretrained(self, folder):
         """Writes config.json, preprocessor_config.json and model.safetensors, which `transformers` loads."""
-        from tfhf.models.wav2vec2.convert import save_pretrained
-
-        save_pretrained(self, folder)
+        super().save_pretrained(folder)
+        convert.write_extractor_settings(self.config, folder)
 
 
 @keras.saving.register_keras_serializable("tfhf")
@@ -338,6 +337,8 @@ class Wav2Vec2Model(Wav2Vec2PreTrainedModel):
     Outputs, a dict: `last_hidden_state` [batch, frames, hidden_size], `extract_features` [batch, frames, conv_dim[-1]],
     `hidden_states`, a tuple of num_hidden_layers + 1. Inputs: see `Wav2Vec2PreTrainedModel`.
     """
+
+    is_base = True
 
     def call(self, inputs, training=False):
         outputs = self.states(inputs, training)

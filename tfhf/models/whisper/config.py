@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from tfhf.config import Config
+from tfhf.models.pretrained import PretrainedConfig
 
 
 @dataclass(frozen=True)
-class WhisperConfig(Config):
+class WhisperConfig(PretrainedConfig):
     """Hyperparameters of one Whisper model; the defaults are those of `tiny`.
 
     `vocab_size` tells the kind: 51864 is English-only, 51865 multilingual, 51866 multilingual with large-v3's
     Cantonese. Rates of dropout are 0 in every published model.
     """
+
+    model_type: ClassVar[str] = "whisper"
+    fixed: ClassVar[dict] = dict(activation_function="gelu", scale_embedding=False)
 
     vocab_size: int = 51865
     num_mel_bins: int = 80
@@ -52,16 +56,10 @@ class WhisperConfig(Config):
         """Samples at 16 kHz that fill the encoder: two mel frames of 160 samples for each position."""
         return self.max_source_positions * 2 * 160
 
-    @classmethod
-    def of_size(cls, name: str, **changes) -> "WhisperConfig":
-        """The published configuration called `name`, such as "tiny", "base.en", "large-v3", "large-v3-turbo".
-
-        Raises:
-            ValueError: no such size.
-        """
-        if name not in SIZES:
-            raise ValueError(f"No Whisper size {name!r}; known: {', '.join(SIZES)}.")
-        return cls(**{**SIZES[name], **changes})
+    def to_hugging_face(self, architecture):
+        """See `PretrainedConfig`."""
+        return {**super().to_hugging_face(architecture), "is_encoder_decoder": True, "tie_word_embeddings": True,
+                "num_hidden_layers": self.encoder_layers}
 
 
 def _size(width, layers, heads, decoder_layers=None, **more):
@@ -87,6 +85,7 @@ SIZES = {
     "small.en": _size(768, 12, 12, **_ENGLISH),
     "medium.en": _size(1024, 24, 16, **_ENGLISH),
 }
+WhisperConfig.sizes = SIZES
 
 # Parameters, tied weights once, the encoder's frozen sinusoids included.
 PARAMETER_COUNTS = {

@@ -1,7 +1,6 @@
 """Whisper's weights: Hugging Face folders both ways, CTranslate2 folders in."""
 
 import json
-from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,46 +11,23 @@ from tfhf.models.whisper.special_tokens import LANGUAGES, TASKS, SpecialTokens
 
 # Hugging Face writes the tied projection only when it was untied.
 ALIASES = {"proj_out.weight": "model.decoder.embed_tokens.weight"}
-_FILES = ("*.json", "*.safetensors", "*.txt")
 
 
-def config_from_hugging_face(content, where):
-    """WhisperConfig from the dict of a Hugging Face config.json; fields that do not shape the model are passed over.
-
-    Raises:
-        ValueError: the folder is of another model, or uses something this port does not have.
-    """
-    if content.get("model_type") != "whisper":
-        raise ValueError(f"{where}: model_type is {content.get('model_type')!r}; expected 'whisper'.")
-    for key, expected in (("activation_function", "gelu"), ("scale_embedding", False)):
-        if content.get(key, expected) != expected:
-            raise ValueError(f"{where}: {key} is {content[key]!r}; this port has only {expected!r}.")
-    known = {field.name for field in fields(WhisperConfig)}
-    return WhisperConfig.from_dict({k: v for k, v in content.items() if k in known}, where=str(where))
+def is_ctranslate2(folder: Path) -> bool:
+    """Whether the weights of a folder are in CTranslate2's format."""
+    return (folder / "model.bin").exists() and not any(folder.glob("*.safetensors*"))
 
 
-def from_pretrained(cls, path, **changes):
-    """See `WhisperForConditionalGeneration.from_pretrained`."""
-    folder = weights.local_folder(path, allow_patterns=_FILES)
-    if (folder / "model.bin").exists() and not any(folder.glob("*.safetensors*")):
-        config, tensors = _from_ctranslate2(folder)
+def read_generation_config(config, folder):
+    """The generation config of a folder, Hugging Face's or CTranslate2's; {} where it has none."""
+    folder = Path(folder)
+    if is_ctranslate2(folder):
         options = json.loads((folder / "config.json").read_text())
-        generation = {"suppress_tokens": options.get("suppress_ids"),
-                      "begin_suppress_tokens": options.get("suppress_ids_begin")}
-        generation = generation_config(config, {key: value for key, value in generation.items() if value})
-    else:
-        generation_path = folder / "generation_config.json"
-        generation = json.loads(generation_path.read_text()) if generation_path.exists() else {}
-        config_path = folder / "config.json"
-        config = config_from_hugging_face(json.loads(config_path.read_text()), config_path)
-        tensors = weights.read_safetensors(folder)
-    known = {field.name for field in fields(WhisperConfig)}
-    config = replace(config, **{key: value for key, value in changes.items() if key in known})
-    model = cls(config, **{key: value for key, value in changes.items() if key not in known})
-    weights.assign_reference_weights(model, tensors, where=folder, aliases=ALIASES)
-    model.generation_config = generation
-    model.pretrained_folder = str(folder)
-    return model
+        found = {"suppress_tokens": options.get("suppress_ids"),
+                 "begin_suppress_tokens": options.get("suppress_ids_begin")}
+        return generation_config(config, {key: value for key, value in found.items() if value})
+    path = folder / "generation_config.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def generation_config(config, more):
@@ -69,18 +45,10 @@ def generation_config(config, more):
     return content
 
 
-def save_pretrained(model, folder):
-    """See `WhisperForConditionalGeneration.save_pretrained`."""
-    folder = Path(folder)
-    weights.write_safetensors(folder, weights.reference_weights(model))
-    config = model.config.to_dict()
-    del config["recompute_activations"]
-    weights.write_json(folder / "config.json", {
-        "architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper", "activation_function": "gelu",
-        "scale_embedding": False, "is_encoder_decoder": True, "tie_word_embeddings": True,
-        "num_hidden_layers": config["encoder_layers"], **config})
+def write_generation_config(model, folder):
+    """Writes the model's generation_config.json."""
     generation = getattr(model, "generation_config", None) or generation_config(model.config, {})
-    weights.write_json(folder / "generation_config.json", generation)
+    weights.write_json(Path(folder) / "generation_config.json", generation)
 
 
 def write_tiny_checkpoint(folder):
@@ -103,7 +71,12 @@ def write_tiny_checkpoint(folder):
     return str(folder)
 
 
-def _from_ctranslate2(folder):
+def from_ctranslate2(folder):
+    """(config, {Hugging Face's name: tensor}) of a CTranslate2 folder.
+
+    Raises:
+        tfhf.weights.WeightsError: the file is damaged, or not a whole Whisper.
+    """
     kind, source = weights.read_ctranslate2(folder / "model.bin")
     if kind != "WhisperSpec":
         raise weights.WeightsError(f"{folder}/model.bin: holds a {kind}; expected WhisperSpec.")

@@ -3,11 +3,10 @@
 import numpy as np
 from keras import ops
 
-from tfhf.decoding.beam_search import BeamSearch, beam_loop
-from tfhf.decoding.cache import write
-from tfhf.decoding.compile import compiled
-from tfhf.decoding.sampling import MASKED_LOGIT, Sampling, sample_loop
-from tfhf.layers.attention import MASKED_SCORE
+from tfhf.decoding.beam_search import BeamSearch
+from tfhf.decoding.compile import compiled_once
+from tfhf.decoding.generation import Decoder, decode, prefill
+from tfhf.decoding.sampling import MASKED_LOGIT, Sampling
 from tfhf.models.whisper.special_tokens import LANGUAGES, SpecialTokens
 
 
@@ -108,54 +107,26 @@ class WhisperGenerationMixin:
         Returns:
             dict as `sample_loop` or `beam_loop` gives, and `no_speech_prob` float32 [batch].
         """
-        config, decoder = self.config, self.model.decoder
-        beams = getattr(options, "num_beams", 1)
-        length = prompt.shape[1]
-        padding = length - prompt_lengths
-        positions = ops.maximum(ops.arange(length)[None] - padding[:, None], 0)
-        visible = ops.arange(length)[None] >= padding[:, None]
-        causal = ops.arange(length)[None] <= ops.arange(length)[:, None]
-        bias = ops.where(ops.logical_and(causal[None], visible[:, None]), 0.0, MASKED_SCORE)[:, None]
-        x, cache = decoder.embed(prompt, positions), []
-        for layer, keys_values in zip(decoder.layers, cross):
-            def remember(normed, layer=layer):
-                pair = layer.self_attn.project_keys_values(normed)
-                cache.append(tuple(ops.pad(t, ((0, 0), (0, 0), (0, options.max_new_tokens), (0, 0))) for t in pair))
-                return pair
-            x = layer(x, self_bias=bias, self_keys_values=remember, cross_keys_values=keys_values)
-        x = decoder.layer_norm(x)
-        logits = decoder.logits(x[:, -1])
+        config, text = self.config, self.model.decoder
+
+        def of(layer, keys_values):
+            def call(x, bias, remember, beams):
+                return layer(x, self_bias=bias, cross_keys_values=keys_values, beams=beams, self_keys_values=(
+                    lambda normed: remember(*layer.self_attn.project_keys_values(normed))))
+            return call
+
+        decoder = Decoder(embed=text.embed, layers=[of(*pair) for pair in zip(text.layers, cross)],
+                          logits=lambda x: text.logits(text.layer_norm(x)), max_positions=config.max_target_positions)
+        x, cache = prefill(decoder, prompt, prompt_lengths, options.max_new_tokens)
         at_start = ops.softmax(decoder.logits(x[:, -no_speech]), axis=-1)[:, self.special_tokens.no_speech]
-        rows = _repeated(padding, beams)
-
-        def step(token, index, cache):
-            at = length + index - 1
-            position = ops.minimum(at - rows, config.max_target_positions - 1)
-            x = decoder.embed(token[:, None], position[:, None])
-            slots = ops.arange(length + options.max_new_tokens)[None]
-            seen = ops.logical_and(slots >= rows[:, None], slots <= at)
-            bias = ops.where(seen, 0.0, MASKED_SCORE)[:, None, None]
-            new_cache = []
-            for layer, keys_values, (keys, values) in zip(decoder.layers, cross, cache):
-                def extend(normed, layer=layer, keys=keys, values=values):
-                    new_keys, new_values = layer.self_attn.project_keys_values(normed)
-                    pair = write(keys, new_keys, at, xla), write(values, new_values, at, xla)
-                    new_cache.append(pair)
-                    return pair
-                x = layer(x, self_bias=bias, self_keys_values=extend, cross_keys_values=keys_values, beams=beams)
-            return decoder.logits(decoder.layer_norm(x)[:, 0]), tuple(new_cache)
-
         generation = getattr(self, "generation_config", None) or {}
         rules = [SuppressTokens(config.vocab_size, generation.get("suppress_tokens") or (),
                                 generation.get("begin_suppress_tokens") or ())]
         if timestamps:
             rules.append(TimestampRules(config.vocab_size, self.special_tokens,
                                         generation.get("max_initial_timestamp_index", 50)))
-        cache = tuple((_repeated(keys, beams), _repeated(values, beams)) for keys, values in cache)
-        if beams > 1:
-            result = beam_loop(step, _repeated(logits, beams), cache, rules, options)
-        else:
-            result = sample_loop(step, logits, cache, rules, options, temperature, seed)
+        result = decode(decoder, decoder.logits(x[:, -1]), cache, prompt, prompt_lengths, rules, options, temperature,
+                        seed, xla)
         return {**result, "no_speech_prob": at_start}
 
     def language_probabilities(self, inputs):
@@ -189,14 +160,6 @@ class WhisperGenerationMixin:
         if num_beams > 1:
             return BeamSearch(num_beams=num_beams, length_penalty=float(length_penalty), **common)
         return Sampling(**sampling, **common)
-
-    def _compiled(self, name, function, jit, **static):
-        """`function` compiled, once for each name and set of static arguments."""
-        store = self.__dict__.setdefault("_compiled_functions", {})
-        key = (name, jit, tuple(sorted(static.items())))
-        if key not in store:
-            store[key] = compiled(lambda *tensors: function(*tensors, **static), jit_compile=jit)
-        return store[key]
 
     def generate_with_scores(self, input_features, prompt_ids, prompt_lengths=None, max_new_tokens=224,
                              temperature=0.0, num_beams=1, timestamps=False, seed=0, top_k=0, top_p=1.0,
@@ -233,8 +196,9 @@ class WhisperGenerationMixin:
                                 sample=temperature > 0)
         inputs = input_features if isinstance(input_features, dict) else {"input_features": input_features}
         xla = True if jit_compile is None else jit_compile
-        cross = self._compiled("encode", self.encode, False)({k: ops.convert_to_tensor(v) for k, v in inputs.items()})
-        decode = self._compiled("decode", self.decode_tokens, xla, options=options, timestamps=timestamps,
+        inputs = {name: ops.convert_to_tensor(value) for name, value in inputs.items()}
+        cross = compiled_once(self, "encode", self.encode, False)(inputs)
+        decode = compiled_once(self, "decode", self.decode_tokens, xla, options=options, timestamps=timestamps,
                                 no_speech=prefix_length or length, xla=xla)
         result = decode(cross, ops.convert_to_tensor(prompt_ids), ops.convert_to_tensor(lengths),
                         ops.convert_to_tensor(temperature, "float32"), ops.convert_to_tensor(seed, "int32"))
@@ -256,7 +220,7 @@ class WhisperGenerationMixin:
             raise ValueError("An English-only model cannot detect languages.")
         inputs = input_features if isinstance(input_features, dict) else {"input_features": input_features}
         inputs = {name: ops.convert_to_tensor(value) for name, value in inputs.items()}
-        probabilities = ops.convert_to_numpy(self._compiled("detect", self.language_probabilities, False)(inputs))
+        probabilities = ops.convert_to_numpy(compiled_once(self, "detect", self.language_probabilities, False)(inputs))
         return [LANGUAGES[i] for i in probabilities.argmax(-1)], probabilities
 
     def generate(self, input_features, language=None, task="transcribe", return_timestamps=False, num_beams=1,
@@ -314,7 +278,3 @@ class WhisperGenerationMixin:
             self.processor = WhisperProcessor.from_pretrained(self.pretrained_folder)
         return transcribe(self, self.processor, audio, language=language, task=task,
                           return_timestamps=return_timestamps, **options)
-
-
-def _repeated(x, times):
-    return x if times == 1 else ops.repeat(x, times, axis=0)

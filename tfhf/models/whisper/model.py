@@ -12,8 +12,11 @@ from keras import ops
 
 from tfhf.layers import recompute
 from tfhf.layers.attention import Attention, causal_bias
+from tfhf.layers.feed_forward import gelu_dense
 from tfhf.layers.log_mel import LogMelSpectrogram
 from tfhf.layers.spec_augment import SpecAugment
+from tfhf.models.pretrained import PreTrainedModel
+from tfhf.models.whisper import convert
 from tfhf.models.whisper.config import WhisperConfig
 from tfhf.models.whisper.generation import WhisperGenerationMixin
 
@@ -79,8 +82,8 @@ class WhisperEncoderLayer(keras.layers.Layer):
 
     def feed_forward(self, x, training=False):
         """The second half of the layer, residual included."""
-        hidden = ops.gelu(self.fc1(self.final_layer_norm(x)), approximate=False)
-        hidden = self.fc2(self.activation_dropout(hidden, training=training))
+        hidden = self.fc1(self.final_layer_norm(x))
+        hidden = gelu_dense(hidden, self.activation_dropout, self.fc2, training)
         return x + self.dropout(hidden, training=training)
 
 
@@ -225,7 +228,7 @@ class WhisperModel(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("tfhf")
-class WhisperForConditionalGeneration(WhisperGenerationMixin, keras.Model):
+class WhisperForConditionalGeneration(WhisperGenerationMixin, PreTrainedModel):
     """Speech to text: a plain Keras model, trained by teacher forcing, that also generates and transcribes.
 
     `call` takes a dict with `decoder_input_ids` int32 [batch, target] and one of
@@ -239,10 +242,12 @@ class WhisperForConditionalGeneration(WhisperGenerationMixin, keras.Model):
         ValueError: neither or both of the inputs, or a length that does not fill the encoder exactly.
     """
 
+    config_class, base_model_prefix, head_prefixes = WhisperConfig, "model", ("proj_out.",)
+    aliases = convert.ALIASES
+
     def __init__(self, config: WhisperConfig, **kwargs):
         # Without autocast: mixed_bfloat16 would round the waveform and the log-mel's input to 8 bits.
-        super().__init__(autocast=False, **kwargs)
-        self.config = config
+        super().__init__(config, autocast=False, **kwargs)
         self.log_mel = LogMelSpectrogram(config.num_mel_bins, name="log_mel")
         self.spec_augment = None
         if config.apply_spec_augment:
@@ -286,35 +291,22 @@ class WhisperForConditionalGeneration(WhisperGenerationMixin, keras.Model):
         """Leaves the encoder as it is: only the decoder is trained."""
         self.model.encoder.trainable = False
 
-    def get_config(self):
-        return {"config": self.config.to_dict(), "name": self.name, "dtype": self.dtype_policy}
+    @classmethod
+    def read_folder(cls, folder):
+        """See `PreTrainedModel`; a folder of CTranslate2 too."""
+        return convert.from_ctranslate2(folder) if convert.is_ctranslate2(folder) else super().read_folder(folder)
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        return cls(WhisperConfig.from_dict(config.pop("config")), **config)
-
-    @classmethod
-    def from_pretrained(cls, path, **changes):
-        """Model with the weights of a Hugging Face folder or hub id, or of a CTranslate2 folder.
-
-        Args:
-            path: the folder or hub id.
-            changes: fields of the config that differ, such as dropout=0.1; and `name` or `dtype` of the model.
-
-        Raises:
-            tfhf.weights.WeightsError: a tensor is missing, left over or of another shape.
-            FileNotFoundError: the folder has no weights of a known format.
-        """
-        from tfhf.models.whisper.convert import from_pretrained
-
-        return from_pretrained(cls, path, **changes)
+    def from_pretrained(cls, path, new_head=False, **changes):
+        """See `PreTrainedModel.from_pretrained`; the path may be a CTranslate2 folder."""
+        model = super().from_pretrained(path, new_head, **changes)
+        model.generation_config = convert.read_generation_config(model.config, model.pretrained_folder)
+        return model
 
     def save_pretrained(self, folder):
         """Writes config.json, generation_config.json and model.safetensors, which `transformers` loads."""
-        from tfhf.models.whisper.convert import save_pretrained
-
-        save_pretrained(self, folder)
+        super().save_pretrained(folder)
+        convert.write_generation_config(self, folder)
 
 
 def _normal():
