@@ -11,7 +11,14 @@ __version__ = "0.1.0"
 
 # Public name -> the module that defines it. A new model adds its classes here.
 _EXPORTS = {
+    "BertConfig": "tfhf.models.bert.config",
+    "BertForSequenceClassification": "tfhf.models.bert.model",
+    "BertModel": "tfhf.models.bert.model",
     "CTCLoss": "tfhf.losses.ctc",
+    "GPT2Config": "tfhf.models.gpt2.config",
+    "GPT2ForSequenceClassification": "tfhf.models.gpt2.model",
+    "GPT2LMHeadModel": "tfhf.models.gpt2.model",
+    "GPT2Model": "tfhf.models.gpt2.model",
     "Wav2Vec2CTCTokenizer": "tfhf.models.wav2vec2.tokenizer",
     "Wav2Vec2Config": "tfhf.models.wav2vec2.config",
     "Wav2Vec2FeatureExtractor": "tfhf.models.wav2vec2.processor",

@@ -126,8 +126,8 @@ def _some(names, most=5):
     return f"[{', '.join(map(str, names[:most]))}{more}]"
 
 
-def read_safetensors(folder) -> dict[str, np.ndarray]:
-    """All tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` lists.
+def read_safetensors(folder, stem="model") -> dict[str, np.ndarray]:
+    """All tensors of `STEM.safetensors`, or of the shards that `STEM.safetensors.index.json` lists.
 
     Raises:
         FileNotFoundError: the folder has neither.
@@ -138,10 +138,10 @@ def read_safetensors(folder) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError, safe_open
 
     folder = Path(folder)
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
     promised = json.loads(index.read_text())["weight_map"] if index.exists() else None
     if promised is None and not single.exists():
-        raise FileNotFoundError(f"{folder}: neither model.safetensors nor model.safetensors.index.json is there.")
+        raise FileNotFoundError(f"{folder}: neither {single.name} nor {index.name} is there.")
     tensors = {}
     for file in sorted(set(promised.values())) if promised else [single.name]:
         try:
@@ -156,8 +156,8 @@ def read_safetensors(folder) -> dict[str, np.ndarray]:
     return tensors
 
 
-def write_safetensors(folder, tensors, max_shard_bytes=5_000_000_000):
-    """Writes tensors as `model.safetensors`, or as numbered shards with an index beyond `max_shard_bytes`.
+def write_safetensors(folder, tensors, max_shard_bytes=5_000_000_000, stem="model"):
+    """Writes tensors as `STEM.safetensors`, or as numbered shards with an index beyond `max_shard_bytes`.
 
     Files are written under another name and renamed when whole.
     """
@@ -172,13 +172,13 @@ def write_safetensors(folder, tensors, max_shard_bytes=5_000_000_000):
             size = 0
         shards[-1][name] = tensors[name]
         size += tensors[name].nbytes
-    names = (["model.safetensors"] if len(shards) == 1 else
-             [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))])
+    names = ([f"{stem}.safetensors"] if len(shards) == 1 else
+             [f"{stem}-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))])
     for file, shard in zip(names, shards):
         save_file(shard, folder / (file + ".partial"), metadata={"format": "pt"})
         (folder / (file + ".partial")).rename(folder / file)
     if len(shards) > 1:
-        write_json(folder / "model.safetensors.index.json", {
+        write_json(folder / f"{stem}.safetensors.index.json", {
             "metadata": {"total_size": sum(t.nbytes for t in tensors.values())},
             "weight_map": {name: file for file, shard in zip(names, shards) for name in shard}})
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from keras import ops
 
+from tfhf.decoding.sampling import ended
+
 IMPOSSIBLE = -1e9
 
 
@@ -16,6 +18,7 @@ class BeamSearch:
     eos_token_id: int
     pad_token_id: int
     length_penalty: float = 1.0
+    stop_sequences: tuple[tuple[int, ...], ...] = ()  # tokens after which a sequence has ended, too
 
 
 def _tree(function, structure):
@@ -31,7 +34,8 @@ def beam_loop(step, first_logits, cache, rules, options):
         step: (token int32 [batch * beams], index int32, cache) -> (logits [batch * beams, vocabulary], cache).
         first_logits: float32 [batch * beams, vocabulary]: the prompt's, repeated for each beam.
         cache: structure of tensors with leading axis batch * beams.
-        rules: as in `sampling.sample_loop`; their states have the leading axis batch * beams.
+        rules: as in `sampling.sample_loop`; their states have the leading axis batch * beams. One with a true
+            `after_softmax` is given log-probabilities, which are not normalised again.
         options: `BeamSearch`.
 
     Returns:
@@ -55,14 +59,18 @@ def beam_loop(step, first_logits, cache, rules, options):
                 ended_lengths):
         """One step: all continuations are ranked; those that end join the ended, the best others stay open."""
         for rule, state in zip(rules, states):
-            logits = rule.apply(logits, index, state)
+            if not getattr(rule, "after_softmax", False):
+                logits = rule.apply(logits, index, state)
         log_probabilities = logits - ops.logsumexp(logits, axis=-1, keepdims=True)
+        for rule, state in zip(rules, states):
+            if getattr(rule, "after_softmax", False):
+                log_probabilities = rule.apply(log_probabilities, index, state)
         totals = ops.reshape(log_probabilities, (batch, beams, vocabulary)) + open_scores[:, :, None]
         # 2 x beams: at most `beams` of them end, so `beams` open ones always remain.
         best, flat_index = ops.top_k(ops.reshape(totals, (batch, beams * vocabulary)), 2 * beams)
         parents, tokens = flat_index // vocabulary, ops.cast(flat_index % vocabulary, "int32")
         sequences = ops.where((time == index)[None, None], tokens[:, :, None], pick(open_tokens, parents))
-        is_end = ops.equal(tokens, options.eos_token_id)
+        is_end = ended(sequences, index, options)
         ends = ops.logical_or(is_end, ops.equal(index, length - 1))
         penalty = ops.power(ops.cast(index + 1, "float32"), options.length_penalty)
         # The lower half of the ranking is only there to keep enough beams open. A clip whose search is over takes
@@ -73,7 +81,7 @@ def beam_loop(step, first_logits, cache, rules, options):
         ended_scores, kept = ops.top_k(pool, beams)
         ended_sums = ops.take_along_axis(ops.concatenate([ended_sums, best], axis=1), kept, axis=1)
         ended_tokens = pick(ops.concatenate([ended_tokens, sequences], axis=1), kept)
-        new_lengths = index + ops.cast(ops.logical_not(is_end), "int32")
+        new_lengths = index + ops.cast(ops.not_equal(tokens, options.eos_token_id), "int32")
         ended_lengths = ops.take_along_axis(ops.concatenate([ended_lengths, new_lengths], axis=1), kept, axis=1)
 
         open_scores, stay = ops.top_k(ops.where(is_end, IMPOSSIBLE, best), beams)

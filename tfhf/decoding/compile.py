@@ -53,3 +53,19 @@ def compiled(function, jit_compile):
 
         return recorded
     return tf.function(function, jit_compile=jit_compile, autograph=False)
+
+
+def compiled_once(owner, name, function, jit_compile, **static):
+    """`compiled(function)` with the keyword arguments `static` (hashable), made once and kept by `owner`.
+
+    Args:
+        owner: object, a model, whose functions they are.
+        name: of the function among the owner's.
+        function: of tensors and of `static`.
+        jit_compile: as in `compiled`.
+    """
+    store = owner.__dict__.setdefault("_compiled_functions", {})
+    key = (name, jit_compile, tuple(sorted(static.items())))
+    if key not in store:
+        store[key] = compiled(lambda *tensors: function(*tensors, **static), jit_compile=jit_compile)
+    return store[key]

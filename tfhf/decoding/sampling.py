@@ -32,6 +32,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     sample: bool = True  # False leaves the noise out of the program: greedy only
+    stop_sequences: tuple[tuple[int, ...], ...] = ()  # tokens after which a sequence has ended, too
 
 
 def filter_top(logits, top_k, top_p):
@@ -49,6 +50,27 @@ def filter_top(logits, top_k, top_p):
         threshold = ops.min(ops.where(before < top_p, ordered, -MASKED_LOGIT), axis=-1, keepdims=True)
         logits = ops.where(logits < threshold, MASKED_LOGIT, logits)
     return logits
+
+
+def ended(sequences, index, options):
+    """Whether sequences end with their newest token: it is the end token, or the last of a stop sequence.
+
+    Args:
+        sequences: int32 [..., max_new_tokens], written up to `index`.
+        index: int32 scalar, place of the newest token.
+        options: `Sampling` or `BeamSearch`.
+
+    Returns:
+        bool [...].
+    """
+    found = ops.equal(ops.take(sequences, index, axis=-1), options.eos_token_id)
+    for stop in options.stop_sequences:
+        # The newest len(stop) tokens, each found by its place: an index would have to be clipped at the beginning.
+        places = index - len(stop) + 1 + ops.arange(len(stop))
+        here = ops.equal(ops.arange(sequences.shape[-1])[None], places[:, None])          # [len(stop), time]
+        equal = ops.equal(sequences[..., None, :], ops.convert_to_tensor(stop, "int32")[:, None])
+        found = ops.logical_or(found, ops.all(ops.any(ops.logical_and(equal, here), axis=-1), axis=-1))
+    return found
 
 
 def _choose(logits, temperature, seed, step, options):
@@ -80,38 +102,35 @@ def sample_loop(step, first_logits, cache, rules, options, temperature=0.0, seed
 
     Returns:
         dict: sequences int32 [batch, max_new_tokens] (the end token and padding included), lengths int32 [batch]
-        (tokens before the end token), sum_logprobs float32 [batch] (the end token included).
+        (tokens before the end token; a stop sequence counts), sum_logprobs float32 [batch] (the end token included).
     """
     batch, length = ops.shape(first_logits)[0], options.max_new_tokens
     temperature = ops.cast(temperature, "float32")
 
-    def select(logits, index, states, finished, total):
+    def select(logits, index, states, finished, total, lengths, sequences):
         for rule, state in zip(rules, states):
             logits = rule.apply(logits, index, state)
         token, log_probability = _choose(logits, temperature, seed, index, options)
         total = total + ops.where(finished, 0.0, log_probability)
         token = ops.where(finished, options.pad_token_id, token)
         states = tuple(rule.advance(state, token, index) for rule, state in zip(rules, states))
-        return token, states, ops.logical_or(finished, ops.equal(token, options.eos_token_id)), total
+        sequences = ops.where(ops.equal(ops.arange(length), index)[None], token[:, None], sequences)
+        counts = ops.logical_not(ops.logical_or(finished, ops.equal(token, options.eos_token_id)))
+        finished = ops.logical_or(finished, ended(sequences, index, options))
+        return token, states, finished, total, lengths + ops.cast(counts, "int32"), sequences
 
-    def put(sequences, token, index):
-        return ops.where(ops.equal(ops.arange(length), index)[None], token[:, None], sequences)
-
-    states = tuple(rule.start(batch) for rule in rules)
-    none = ops.zeros((batch,), dtype="bool")
-    token, states, finished, total = select(first_logits, ops.cast(0, "int32"), states, none,
-                                            ops.zeros((batch,), "float32"))
-    sequences = put(ops.full((batch, length), options.pad_token_id, dtype="int32"), token, 0)
-    lengths = ops.cast(ops.logical_not(finished), "int32")
+    token, states, finished, total, lengths, sequences = select(
+        first_logits, ops.cast(0, "int32"), tuple(rule.start(batch) for rule in rules),
+        ops.zeros((batch,), dtype="bool"), ops.zeros((batch,), "float32"), ops.zeros((batch,), "int32"),
+        ops.full((batch, length), options.pad_token_id, dtype="int32"))
 
     def unfinished(index, token, finished, *rest):
         return ops.logical_and(index < length, ops.logical_not(ops.all(finished)))
 
     def body(index, token, finished, total, lengths, sequences, states, cache):
         logits, cache = step(token, index, cache)
-        token, states, finished, total = select(logits, index, states, finished, total)
-        lengths = lengths + ops.cast(ops.logical_not(finished), "int32")
-        return index + 1, token, finished, total, lengths, put(sequences, token, index), states, cache
+        token, states, *rest = select(logits, index, states, finished, total, lengths, sequences)
+        return index + 1, token, *rest, states, cache
 
     result = ops.while_loop(unfinished, body,
                             (ops.cast(1, "int32"), token, finished, total, lengths, sequences, states, cache))
