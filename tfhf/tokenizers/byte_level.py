@@ -56,6 +56,18 @@ class ByteLevelDecoder:
 
     def decode(self, ids):
         """ids int [batch, time] -> string [batch]; bytes that are no UTF-8 become U+FFFD, as in Python's decoder."""
-        pieces = tf.gather(tf.constant(self._pieces, tf.string), ids)
-        joined = tf.strings.reduce_join(pieces, axis=-1)
-        return tf.strings.unicode_transcode(joined, "UTF-8", "UTF-8", errors="replace", replacement_char=0xFFFD)
+        return join_pieces(self._pieces, ids)
+
+
+def join_pieces(pieces, ids):
+    """What ids write, one after the other, as text with core operations only.
+
+    Args:
+        pieces: object [vocabulary] of bytes, what each id writes.
+        ids: int [batch, time], or RaggedTensor [batch, (time)].
+
+    Returns:
+        string [batch], UTF-8; bytes that are none become U+FFFD, as in Python's decoder.
+    """
+    joined = tf.strings.reduce_join(tf.gather(tf.constant(pieces, tf.string), ids), axis=-1)
+    return tf.strings.unicode_transcode(joined, "UTF-8", "UTF-8", errors="replace", replacement_char=0xFFFD)
