@@ -54,26 +54,37 @@ class Snapshot:
         tensors: file name -> {tensor name: array}.
         history: the lines of the run's history up to this step.
         data: the position in the data, for people and for the check on resume; JSON.
+        frozen: digest of the weights that are not in it, see `saved_variables`; None: all are.
     """
 
     step: int
     tensors: dict[str, dict[str, np.ndarray]]
     history: tuple[dict, ...] = ()
     data: dict | None = None
+    frozen: str | None = None
 
     @classmethod
     def take(cls, step: int, model, optimizer=None, averages=None, history: Sequence[dict] = (), data=None):
         """Copy the `variables` of the model and, if given, of the optimizer and the averages (in the model's order,
         `tfhf.train_steps.WeightAverages`). Later steps do not change the copy."""
         owners = {WEIGHTS: model, OPTIMIZER: optimizer, AVERAGES: averages}
-        tensors = {name: _named_values(owner.variables) for name, owner in owners.items() if owner is not None}
-        return cls(step, tensors, tuple(history), data)
+        tensors = {name: _named_values(saved_variables(owner)) for name, owner in owners.items() if owner is not None}
+        return cls(step, tensors, tuple(history), data, getattr(model, "frozen_digest", None))
 
     @property
     def eval_loss(self) -> float | None:
         """The evaluation loss at this very step, or None."""
         return next((line["eval_loss"] for line in self.history if line["step"] == self.step and "eval_loss" in line),
                     None)
+
+
+def saved_variables(model) -> list:
+    """The variables of a model that a checkpoint holds: all, but for a model with an attribute `saved_variables`.
+
+    Such a model, one with an adapter (tfhf/peft), has its other weights from elsewhere; they do not change, and their
+    `frozen_digest` is in the checkpoint, which fits no model with other ones.
+    """
+    return getattr(model, "saved_variables", model.variables)
 
 
 def save_checkpoint(run_folder: str, step: int, model, optimizer=None, keep: int = 0, averages=None) -> str:
@@ -111,7 +122,7 @@ def write_checkpoint(run_folder: str, snapshot: Snapshot, keep: int = 0, keep_be
             path = os.path.join(staging, name)
             checksums[name] = {"bytes": os.path.getsize(path), "sha256": _sha256(path)}
         state = {"format": FORMAT, "step": snapshot.step, "eval_loss": snapshot.eval_loss, "data": snapshot.data,
-                 "files": checksums}
+                 "files": checksums, **({"frozen": snapshot.frozen} if snapshot.frozen else {})}
         _write(os.path.join(staging, STATE), _state_text(state).encode("utf-8"))
         _sync(staging)
         problem = _problem(staging, snapshot.step)
@@ -239,7 +250,11 @@ def load_checkpoint(folder: str, model, optimizer=None, averages=None, averaged:
     """
     state = read_state(folder)
     wants_averages = optimizer is None and averaged and AVERAGES in state["files"]
-    jobs = [(AVERAGES if wants_averages else WEIGHTS, model.variables)]
+    frozen = getattr(model, "frozen_digest", None)
+    if state.get("frozen") != frozen:
+        raise CheckpointError(f"{folder}: the model's frozen weights have the digest {frozen}, expected "
+                              f"{state.get('frozen')}: what it holds was trained over other ones (None: it holds all)")
+    jobs = [(AVERAGES if wants_averages else WEIGHTS, saved_variables(model))]
     jobs += [(name, owner.variables) for name, owner in ((OPTIMIZER, optimizer), (AVERAGES, averages))
              if owner is not None]
     values = []

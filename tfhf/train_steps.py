@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src.random.seed_generator import global_seed_generator  # keras.random draws from it where no seed is given
 
+from tfhf.checkpoints import saved_variables
 from tfhf.task import TaskError
 
 # A micro-batch may draw this often from one generator before it would repeat the next one's draws.
@@ -269,7 +270,7 @@ class WeightAverages:
             self.pairs.append((variable, average))
         averages = {id(variable): average for variable, average in self.pairs}
         # In the model's order, under its paths, and whole: a checkpoint's file of them is one of the model's weights.
-        self.variables = [averages.get(id(variable), variable) for variable in model.variables]
+        self.variables = [averages.get(id(variable), variable) for variable in saved_variables(model)]
 
     def update(self, step) -> None:
         """Follow the weights after update number `step`, a scalar tensor; the first is 1."""
