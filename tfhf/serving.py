@@ -1,5 +1,6 @@
 """Signatures that tasks share, for `Task.signatures`."""
 
+import numpy as np
 import tensorflow as tf
 
 from tfhf.data.audio_graph import decode_with_lengths
@@ -29,5 +30,34 @@ def waveform_signatures(model, max_samples, answer) -> dict:
                                   tf.TensorSpec([None], tf.int32, name="input_lengths")])
     def raw(input_values, input_lengths):
         return {"logits": logits_of(input_values, input_lengths)}
+
+    return {"serving_default": serving_default, "raw": raw}
+
+
+def text_label_signatures(model, inputs_of, classes) -> dict:
+    """The signatures of a model that gives a text one of several labels.
+
+    `serving_default`: text string [batch], UTF-8 -> label string [batch] and probabilities float32 [batch, classes].
+    `raw`: the inputs of the model, int32 [batch, max_tokens] -> logits.
+
+    Args:
+        model: of inputs to logits [batch, classes].
+        inputs_of: function of text string [batch] to the model's inputs, of core TensorFlow operations.
+        classes: names, in the order of the logits.
+    """
+    classes = np.array(classes)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
+    def serving_default(text):
+        logits = model(inputs_of(text), training=False)
+        return {"label": tf.gather(tf.constant(classes), tf.argmax(logits, axis=-1)),
+                "probabilities": tf.nn.softmax(logits)}
+
+    specs = inputs_of(tf.constant(["."]))
+    names = sorted(specs)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, specs[name].shape[1]], tf.int32, name=name) for name in names])
+    def raw(*inputs):
+        return {"logits": model(dict(zip(names, inputs)), training=False)}
 
     return {"serving_default": serving_default, "raw": raw}

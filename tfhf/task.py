@@ -47,6 +47,10 @@ class Task:
         """A small task with random weights and no randomness in training (no dropout): for tests, no downloads."""
         raise NotImplementedError(f"task {cls.name}: tiny() is not defined")
 
+    def check_records(self, manifest: dict, folder: str) -> None:
+        """Raise an error of our own for records that do not fit, such as those of another tokenizer; called for each
+        split's folder before a record of it is read."""
+
     def preprocess(self, example: dict, bucket: Any, training: bool) -> tuple:
         """One decoded record -> (inputs dict, targets tensor or dict, weight float32 scalar), padded to static shapes.
 

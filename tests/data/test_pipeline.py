@@ -10,11 +10,12 @@ from tfhf.data.pipeline import evaluation_batches, example_seeds, padding_stats,
 from tfhf.data.plan import PaddingStats, TrainingPlan, bucket_members, check_buckets, evaluation_plan
 from tfhf.data.records import RecordWriter
 from tfhf.data.schema import SPEECH_TEXT, RecordError
+from tfhf.task import Task as AnyTask
 
 COUNT = 57
 
 
-class Task:
+class Task(AnyTask):
     record_type = SPEECH_TEXT
     reference_field = "text"
     batched = False

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfhf.metrics.classification import Accuracy, ConfusionMatrix
+from tfhf.metrics.classification import Accuracy, ByNumber, ConfusionMatrix
 from tfhf.metrics.heat_map import draw_text
 
 PAIRS = [("en", "en")] * 6 + [("en", "de")] * 2 + [("de", "de")] * 3 + [("de", "en")] + [("fr", "de")]
@@ -30,7 +30,17 @@ def test_confusion_matrix():
     assert (result["recall_en"], result["precision_en"]) == (6 / 8, 6 / 7)
     assert (result["recall_de"], result["precision_de"]) == (3 / 4, 3 / 6)
     assert result["recall_fr"] == 0 and math.isnan(result["precision_fr"]) and "recall_zh" not in result
+    assert (result["f1_en"], result["f1_de"], result["f1_fr"]) == (12 / 15, 6 / 10, 0) and "f1_zh" not in result
     assert result["macro_f1"] == pytest.approx((12 / 15 + 6 / 10 + 0) / 3)
+
+
+def test_references_by_number():
+    metric = ByNumber(ConfusionMatrix(CLASSES), CLASSES)
+    for reference, prediction in PAIRS:
+        metric.update(np.int64(CLASSES.index(reference)), prediction)
+    assert str(metric.result()) == str(_fill(ConfusionMatrix(CLASSES)).result())
+    assert metric.name == "confusion_matrix" and metric.picture().shape[2] == 3
+    assert not hasattr(ByNumber(Accuracy(), CLASSES), "picture")
 
 
 def test_refusals():

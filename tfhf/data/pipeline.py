@@ -152,6 +152,8 @@ def _open(task, paths, split, drop_longer):
     """-> (JoinedReader, members per bucket, buckets)"""
     buckets = check_buckets(task.buckets)
     reader = JoinedReader(RecordReader(storage.join(path, split), task.record_type) for path in paths)
+    for source in reader.readers:
+        task.check_records(source.manifest, source.folder)
 
     def name_of(number):
         example = task.record_type.decode(reader.read_many(np.array([number]))[0])

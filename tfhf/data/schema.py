@@ -355,3 +355,27 @@ SPEECH_TEXT = RecordType(
     length_field="num_samples",
     sample_rate_hz=SPEECH_SAMPLE_RATE_HZ,
 )
+
+TOKENS = RecordType(
+    name="tokens",
+    version=1,
+    fields=(
+        Field("id", "string"),
+        Field("input_ids", "ints"),
+        Field("segment_ids", "ints"),       # as many: 1, 2, 3 … for the documents of a row; no padding in the record
+        Field("length", "int"),             # number of input_ids
+    ),
+    length_field="length",
+)
+
+TEXT_LABEL = RecordType(
+    name="text_label",
+    version=1,
+    fields=(
+        Field("id", "string"),
+        Field("text", "string"),
+        Field("label", "int"),              # number of the class
+        Field("length", "int"),             # number of bytes of the text in UTF-8
+    ),
+    length_field="length",
+)

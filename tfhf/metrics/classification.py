@@ -51,9 +51,9 @@ class ConfusionMatrix:
 
     def result(self):
         """{confusion_matrix: [reference][prediction] counts, macro_f1, and for each class that was seen or named:
-        recall_NAME (its examples that were found), precision_NAME (what was called it and was it)}.
+        recall_NAME (its examples that were found), precision_NAME (what was called it and was it), f1_NAME}.
 
-        macro_f1 is the mean of the classes' F1 = 2 right / (its examples + what was called it), over the same classes.
+        F1 = 2 right / (its examples + what was called it); macro_f1 is the mean over the same classes.
         A share of nothing is NaN.
         """
         result, f1 = {"confusion_matrix": [list(row) for row in self.counts]}, []
@@ -63,6 +63,7 @@ class ConfusionMatrix:
             if examples + called:
                 result[f"recall_{name}"], result[f"precision_{name}"] = _ratio(right, examples), _ratio(right, called)
                 f1.append(2 * right / (examples + called))
+                result[f"f1_{name}"] = f1[-1]
         result["macro_f1"] = _ratio(sum(f1), len(f1))
         return result
 
@@ -71,6 +72,25 @@ class ConfusionMatrix:
         of the row, with the counts."""
         shares = [[_ratio(count, sum(row), 0.0) for count in row] for row in self.counts]
         return heat_map(shares, self.counts, self.classes, "row: reference  column: prediction")
+
+
+class ByNumber:
+    """Another metric of this file for records that hold a class's number: the reference becomes its name.
+
+    Args:
+        metric: `Accuracy` or `ConfusionMatrix`.
+        classes: the names by number.
+    """
+
+    def __init__(self, metric, classes):
+        self._metric, self._classes = metric, tuple(classes)
+
+    def __getattr__(self, name):   # name, result and, where there is one, picture
+        return getattr(self._metric, name)
+
+    def update(self, reference, prediction):
+        """Adds one example; the reference is the class's number, the prediction its name."""
+        self._metric.update(self._classes[int(reference)], prediction)
 
 
 def _ratio(part, whole, otherwise=float("nan")):

@@ -1,0 +1,139 @@
+"""The text writer: files, JSON lines and Parquet into token rows and labelled texts; and what it refuses."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+
+import tfrecords.__main__ as command
+from tfhf.data.records import RecordReader, read_manifest
+from tfhf.data.schema import TEXT_LABEL, TOKENS, RecordError
+from tfhf.tokenizers.fingerprint import fingerprint
+from tfrecords.text import TextFiles, TokenRows, add_arguments, open_dataset
+
+PARAGRAPHS = ["In the beginning was the word.", "And the word was with them,\nand they read it.",
+              "नमस्ते <|endoftext|> ☕"]
+
+
+@pytest.fixture
+def book(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text("\n\n\n".join(PARAGRAPHS) + "\n", "utf-8")
+    return path
+
+
+def _texts(*files, split="train", **options):
+    return [text for _, text in TextFiles([str(file) for file in files], **options).texts(split)]
+
+
+def test_documents_of_a_text_file(book):
+    assert _texts(book) == [book.read_text("utf-8")]
+    assert _texts(book, documents="paragraph") == PARAGRAPHS
+    assert _texts(book, documents="line") == "\n".join(PARAGRAPHS).split("\n")
+
+
+def test_a_written_split_says_its_tokenizer_and_gives_the_text_back(book, tmp_path, capfd):
+    line = ["text", "--files", str(book), "--documents", "paragraph", "--train-tokenizer", "300", "--length", "32"]
+    assert command.main([*line, "--out", str(tmp_path / "out")]) == 0
+    content = (tmp_path / "out/tokenizer.json").read_text("utf-8")
+    manifest = read_manifest(tmp_path / "out/train")
+    assert manifest["options"]["tokenizer"] == fingerprint(content) and manifest["schema"]["name"] == "tokens"
+    from tokenizers import Tokenizer
+
+    tokenizer, end = Tokenizer.from_str(content), manifest["options"]["end_token_id"]
+    assert tokenizer.id_to_token(end) == "<|endoftext|>"
+    pieces = []
+    with RecordReader(tmp_path / "out/train", TOKENS) as reader:
+        for number in range(len(reader)):
+            row = {key: value.numpy() for key, value in TOKENS.decode(reader.read(number)).items()}
+            for segment in range(1, row["segment_ids"].max() + 1):
+                pieces.append(row["input_ids"][row["segment_ids"] == segment].tolist())
+    whole = sorted(PARAGRAPHS)
+    # A paragraph longer than a row is cut: joined by the end tokens that only its last piece has.
+    assert sum(piece.count(end) for piece in pieces) == 3 and all(end not in piece[:-1] for piece in pieces)
+    for text in whole:
+        ids = tokenizer.encode(text[:10].replace("<", ""), add_special_tokens=False).ids
+        assert any(piece[:2] == ids[:2] for piece in pieces)
+    # The same again is complete; another tokenizer in the same place is refused.
+    assert command.main([*line, "--out", str(tmp_path / "out")]) == 0
+    line[line.index("300")] = "290"
+    assert command.main([*line, "--out", str(tmp_path / "out")]) == 1
+    assert "is another tokenizer, of fingerprint" in capfd.readouterr().err
+
+
+def test_the_end_token_inside_a_text_is_text(book, tmp_path):
+    from tfhf.tokenizers.training import train_tokenizer
+
+    path = tmp_path / "tokenizer.json"
+    train_tokenizer(PARAGRAPHS, path, "bpe", 300, special_tokens=("<|endoftext|>",))
+    rows = TokenRows(TextFiles([str(book)]), path.read_text("utf-8"), 4096)
+    row, = rows.examples("train")
+    assert (row["input_ids"] == 0).sum() == 1 and row["input_ids"][-1] == 0
+    assert list(rows.examples("train", 1)) == []
+    with pytest.raises(RecordError, match="--end-token '</s>': the tokenizer has no such token"):
+        TokenRows(TextFiles([str(book)]), path.read_text("utf-8"), 64, end_token="</s>")
+
+
+def _rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def test_labelled_json_lines_and_parquet(tmp_path):
+    rows = [{"text": "good ☕", "stars": "up"}, {"text": "bad", "stars": "down"}, {"text": " ", "stars": "up"}]
+    files = [_rows(tmp_path / "a.jsonl", rows)]
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow, of the extra hf")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "b.parquet")
+    files.append(tmp_path / "b.parquet")
+    line = ["text", "--files", *map(str, files), "--label-field", "stars", "--classes", "down,up",
+            "--out", str(tmp_path / "out")]
+    assert command.main(line) == 0
+    with RecordReader(tmp_path / "out/train", TEXT_LABEL) as reader:
+        found = [TEXT_LABEL.decode(reader.read(number)) for number in range(len(reader))]
+    assert [(row["text"].numpy().decode(), int(row["label"]), int(row["length"])) for row in found] == [
+        ("good ☕", 1, 8), ("bad", 0, 3)] * 2   # the blank one is left out
+    assert [row["id"].numpy() for row in found][2:] == [b"b.parquet:0", b"b.parquet:1"]
+
+
+def test_held_out_documents_are_a_fixed_share(tmp_path):
+    path = _rows(tmp_path / "a.jsonl", [{"text": f"text {i}"} for i in range(400)])
+    both = [_texts(path, split=split, held_out=0.1) for split in ("train", "validation")]
+    assert sorted(both[0] + both[1]) == sorted(f"text {i}" for i in range(400)) and 20 < len(both[1]) < 60
+
+
+@pytest.mark.parametrize("content, words", [
+    (b'{"text": "a", "label": 1}\n{"text"', "a.jsonl, line 2: not JSON"),
+    (b'{"text": "a", "label": 1}\n[1]', "line 2: a list, expected an object"),
+    (b'{"label": 1}', "line 1: has no 'text', it has ..label.."),
+    (b'{"text": 3, "label": 1}', "line 1: 'text' is a int, expected a string"),
+    (b'{"text": "a", "label": "x"}', "a.jsonl:0: the label is 'x', expected a number from 0 on, or --classes"),
+    (b'{"text": "a\xff"}', "a.jsonl, line 1: not UTF-8: byte 0xff"),
+])
+def test_what_is_wrong_in_a_file_is_named(tmp_path, content, words):
+    (tmp_path / "a.jsonl").write_bytes(content)
+    dataset = TextFiles([str(tmp_path / "a.jsonl")], label_field="label")
+    with pytest.raises(RecordError, match=words):
+        for item in dataset.examples("train"):
+            dataset.load(item)
+
+
+def _options(tmp_path, *words):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    arguments = parser.parse_args(words)
+    arguments.out, arguments.overwrite = str(tmp_path / "out"), False
+    return arguments
+
+
+def test_options_that_do_not_fit(book, tmp_path):
+    for words, message in (
+            (["--files", str(book)], "expected one of --tokenizer FILE and --train-tokenizer N"),
+            (["--files", "nothing.txt"], "nothing.txt: expected a file that is there"),
+            (["--files", str(book), "--label-field", "x"], "a .txt has no field 'x'"),
+            (["--files", f"validation={book}", "--held-out", "0.5"], "files for train, and none for validation")):
+        with pytest.raises(RecordError, match=message):
+            open_dataset(_options(tmp_path, *words))
+    assert np.shape(PARAGRAPHS) == (3,)
