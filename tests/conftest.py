@@ -1,5 +1,7 @@
 """Shared by all tests: a quiet TensorFlow on the CPU, the `assets` fixture, and the `nightly` marker."""
 
+import ctypes
+import gc
 import os
 
 # Before any test module can import TensorFlow.
@@ -27,6 +29,16 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "nightly" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_given_back():
+    """What a module's models took goes back to the system: the whole suite runs in one process."""
+    yield
+    gc.collect()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):   # glibc only
+        libc.malloc_trim(0)
 
 
 @pytest.fixture(scope="session")
