@@ -12,7 +12,7 @@ import hashlib
 from pathlib import Path
 
 from tfhf.data.schema import RecordError
-from tfhf.data.writing import Dataset, listing_sha256
+from tfhf.data.writing import Dataset, folder_or_asset, listing_sha256
 
 CLIPS = 568
 HELD_OUT = 50
@@ -24,14 +24,7 @@ def add_arguments(parser):
 
 
 def open_dataset(arguments):
-    if arguments.folder:
-        return Asterisk(arguments.folder)
-    from tfhf.assets import AssetUnavailable, fetch
-
-    try:
-        return Asterisk(fetch("asterisk-prompts"))
-    except AssetUnavailable as error:
-        raise RecordError(f"the Asterisk prompts cannot be had: {error}. Expected a registry, or --folder") from error
+    return Asterisk(folder_or_asset(arguments.folder, "asterisk-prompts", "the Asterisk prompts"))
 
 
 class Asterisk(Dataset):

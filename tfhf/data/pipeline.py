@@ -185,15 +185,18 @@ def _read_ahead(reader, batches, readahead_bytes, with_audio=False):
     def read(numbers, samples):
         return reader.read_many(numbers) if samples is None else reader.read_audio(numbers, samples)
 
+    def rows(numbers, bucket):
+        return buffers.take(len(numbers), bucket) if with_audio else None
+
     def now(numbers, bucket):
-        samples = buffers.take(len(numbers), bucket) if with_audio else None
+        samples = rows(numbers, bucket)
         return read(numbers, samples), samples
 
     def begin(numbers, bucket):
         if pool is None:
             reader.will_need(numbers)
             return lambda: now(numbers, bucket)
-        samples = buffers.take(len(numbers), bucket) if with_audio else None
+        samples = rows(numbers, bucket)
         futures = [pool.submit(read, numbers[[index]], samples if samples is None else samples[index:index + 1])
                    for index in range(len(numbers))]
         return lambda: ([record for future in futures for record in future.result()], samples)
@@ -298,19 +301,13 @@ class _Buffers:
     def take(self, rows, columns):
         """float32 [rows, columns] of any content, at an address that TensorFlow takes over without a copy."""
         size = 4 * rows * columns
-        fitting = [memory for memory in self._free if memory.size >= size + _ALIGNMENT]
-        if fitting:
-            memory = min(fitting, key=len)
-            self._free = [other for other in self._free if other is not memory]
-        else:
-            memory = np.empty(size + _ALIGNMENT, np.uint8)
+        fitting = [(len(memory), place) for place, memory in enumerate(self._free) if len(memory) >= size + _ALIGNMENT]
+        # By its place: other threads only add at the end.
+        memory = self._free.pop(min(fitting)[1]) if fitting else np.empty(size + _ALIGNMENT, np.uint8)
         begin = -memory.ctypes.data % _ALIGNMENT
         array = memory[begin:begin + size].view(np.float32).reshape(rows, columns)
-        weakref.finalize(array, self._free_again, memory).atexit = False
+        weakref.finalize(array, self._free.append, memory).atexit = False
         return array
-
-    def _free_again(self, memory):
-        self._free.append(memory)
 
 
 def _finish(dataset):

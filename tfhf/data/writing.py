@@ -7,6 +7,7 @@ import os
 import sys
 import time
 
+from tfhf.assets import AssetUnavailable, fetch
 from tfhf.data.audio import AudioError, load_audio
 from tfhf.data.records import DEFAULT_SHARD_BYTES, RecordWriter
 from tfhf.data.schema import PCM16, SPEECH_TEXT, RecordError, RecordType
@@ -47,6 +48,19 @@ class Dataset:
         audio = item["audio"]
         name = None if isinstance(audio, str) else f"example {item['id']!r}"
         return {**item, "audio": load_audio(audio, self.record_type.sample_rate_hz, name)}
+
+
+def folder_or_asset(folder, name, what):
+    """`folder` where one is given, otherwise the asset `name` (tfhf/assets.py), fetched into the cache.
+
+    Raises RecordError, which calls it `what`, when it cannot be had.
+    """
+    if folder:
+        return folder
+    try:
+        return fetch(name)
+    except AssetUnavailable as error:
+        raise RecordError(f"{what} cannot be had: {error}. Expected a registry, or --folder") from error
 
 
 def listing_sha256(rows):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import gc
 import json
 import math
 import sys
@@ -78,19 +77,12 @@ def preflight(task_class: Callable[[Any], Any], config, tpu_name: str, kind: str
             found["programs"].append(report.failure(step, program) if isinstance(program, PreflightError)
                                      else report.program(step, program, tpu))
         fitting = [each["name"] for each in found["programs"] if each["fits"]]
-        recomputes = _without_recompute(config.task) != config.task
-        flops = {} if recomputes else _lowered_flops(prepared, fitting)
+        flops = _lowered_flops(prepared, fitting)
         if largest:
             if kind != "train":
                 raise PreflightError(f"largest batch: got the step {kind}, expected train")
             found["largest_batch"] = largest_batch(prepared.steps[0], tpu, config.accumulate)
         record, buckets = _record_bytes(prepared, config), prepared.task.buckets
-    del prepared, step  # a large model's weights and moments: there is no room for two
-    gc.collect()
-    if fitting and recomputes:
-        plain = dataclasses.replace(config, task=_without_recompute(config.task))
-        with prepared_steps(task_class, plain, kind, tpu.cores) as again:
-            flops = _lowered_flops(again, fitting)
     found["programs"] = [report.with_model_flops(each, flops[each["name"]], tpu) if each["fits"] else each
                          for each in found["programs"]]
     if kind == "train" and fitting:
@@ -126,18 +118,6 @@ def _lowered_flops(prepared, names) -> dict:
     counted = {name: costs(text(stage="hlo", platform_name="CPU")) for name, text in lowered.items()}
     return {name: sum(flops for op_name, flops in found.flops_by_name if not is_again(op_name))
             for name, found in counted.items()}
-
-
-def _without_recompute(config):
-    """A task's config with `recompute_activations` off, wherever in it that stands."""
-    changes = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name == "recompute_activations":
-            changes[field.name] = False
-        elif dataclasses.is_dataclass(value):
-            changes[field.name] = _without_recompute(value)
-    return dataclasses.replace(config, **changes)
 
 
 def _record_bytes(prepared, config) -> tuple[float, str]:

@@ -8,12 +8,12 @@ first).
 
 import functools
 import json
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from tokenizers import normalizers, pre_tokenizers
 
+from tfhf.data import storage
 from tfhf.tokenizers.fingerprint import fingerprint
 from tfhf.tokenizers.hash_table import HashTable
 
@@ -62,8 +62,8 @@ class BertWordPiece:
 
     @classmethod
     def from_file(cls, tokenizer_json):
-        """From the path of a tokenizer.json; see the class."""
-        return cls(Path(tokenizer_json).read_text("utf-8"), str(tokenizer_json))
+        """From the path of a tokenizer.json, local or gs://; see the class."""
+        return cls(storage.read_bytes(tokenizer_json).decode("utf-8"), str(tokenizer_json))
 
     def token_to_id(self, token):
         """The id of a token, written as in tokenizer.json ("##ing", "[MASK]").
