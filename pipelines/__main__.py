@@ -18,6 +18,7 @@ DESCRIPTION = """\
 tfhf list                                    what can be trained
 tfhf records WRITER --out DIR ...            raw data -> records
 tfhf data verify|stats|bench PATH            are the records whole; what is in them; how fast they come
+tfhf data serve --port 5050                  prepare batches for runs on other machines
 tfhf train TASK [key=value ...]              records -> checkpoints; run again to go on
 tfhf evaluate TASK [key=value ...]           checkpoint -> metrics.json
 tfhf predict TASK FILE ... [key=value ...]   files -> predictions
@@ -174,6 +175,14 @@ def bench_data(arguments) -> None:
         print(found.need(batch_size, arguments.step_seconds))
 
 
+def serve_data(arguments) -> None:
+    from tfhf.input_service import InputServer, own_address
+
+    server = InputServer(load_task, arguments.port, arguments.host or own_address())
+    print(f"serving: input_servers={server.address}", flush=True)
+    server.run()
+
+
 def parser() -> argparse.ArgumentParser:
     from tfhf.preflight import command as preflight_command   # needs NumPy, which `tfhf doctor` must not
 
@@ -205,6 +214,10 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--seconds", type=float, default=5.0, help="how long to measure (%(default)g)")
     bench.add_argument("--batch-size", type=int, help="over all replicas; default: the recipe's")
     bench.add_argument("--step-seconds", type=float, help="a measured step: tells what it needs")
+    serve = data.add_parser("serve", help="prepare batches for runs on other machines (their input_servers)")
+    serve.set_defaults(action=serve_data, command="serve")
+    serve.add_argument("--port", type=int, default=5050, help="and the two ports behind it (%(default)s)")
+    serve.add_argument("--host", help="the name by which the runs reach this machine; default: its address")
     for name, action, text in (
         ("train", train, "train a task, or go on where it stopped"),
         ("evaluate", evaluate, "score a checkpoint"),

@@ -25,10 +25,11 @@ import tensorflow as tf
 from tfhf import checkpoints
 from tfhf.config import ConfigError
 from tfhf.data import storage
-from tfhf.data.pipeline import evaluation_batches, padding_stats, training_batches
+from tfhf.data.pipeline import evaluation_batches, padding_stats
 from tfhf.data.records import read_manifest
 from tfhf.data.schema import RecordError
 from tfhf.gan import AdversarialLoss, AdversarialPair, GanTrainer
+from tfhf.input_service import Batches, batches_of, watched
 from tfhf.optimizers import freeze, make_optimizer
 from tfhf.preemption import Preempted, StopSignals
 from tfhf.progress import History, InputClock, ProgressLine, StepCallback, save_pictures
@@ -65,6 +66,7 @@ def train(task_class: type[Task], config: RunConfig) -> dict:
         TrainingError: a loss that is not finite.
         Preempted: SIGTERM or SIGINT came, to this host or another; the last step is saved.
         StrategyError: another process of the cluster is gone.
+        InputServiceError: an input server that refuses, or was started anew.
 
     Of several hosts the chief alone writes; `config.output` must be a folder that all of them read.
     """
@@ -78,7 +80,7 @@ def train(task_class: type[Task], config: RunConfig) -> dict:
         else:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
         try:
-            with StopSignals() as stop, lost_hosts(runtime), _data_errors():
+            with StopSignals() as stop, lost_hosts(runtime), watched(config.input_servers), _data_errors():
                 return _train(task, config, runtime, StopOfAnyHost(stop, runtime), folder)
         except Preempted as preempted:
             print(preempted.message, file=sys.stderr, flush=True)
@@ -137,13 +139,11 @@ def _fit(task, config, runtime, trainer, history, done, padding, records, stop, 
     clock = InputClock()
 
     def batches(num_hosts: int, host_index: int) -> tf.data.Dataset:
-        dataset = training_batches(
-            task, config.data.training_path, config.data.train_split, batch_size=config.batch_size, seed=config.seed,
-            start_step=done, num_steps=config.steps - done, num_hosts=num_hosts, host_index=host_index,
-            drop_longer=config.data.drop_longer,
-        )
+        what = Batches(config.data.train_split, True, done, config.steps - done)
+        dataset = batches_of(task, config, what, num_hosts, host_index)
         _check_static(task, dataset.element_spec)
-        return clock.attach(dataset)
+        # The clock is a variable of this process, which the hosts of a pod cannot reach.
+        return dataset if runtime.kind == "tpu" and runtime.num_hosts > 1 else clock.attach(dataset)
 
     evaluator = None
     if config.evaluate_every:
@@ -247,14 +247,13 @@ class LossEvaluator:
     """
 
     def __init__(self, task: Task, trainer: Trainer, runtime: Runtime, config: RunConfig, split: str | None = None):
-        self._arguments = (task, config.data.path, split or config.data.eval_split)
-        self._options = {"batch_size": config.eval_batch_size, "drop_longer": config.data.drop_longer}
+        self._arguments = (task, config, Batches(split or config.data.eval_split))
         self._runtime = runtime
         self._sums = trainer.evaluation_sums(runtime)
 
     def __call__(self, stopped: Callable[[], bool] = lambda: False) -> float | None:
         with _data_errors():
-            dataset = self._runtime.distribute(self._options["batch_size"], self._batches)
+            dataset = self._runtime.distribute(self._arguments[1].eval_batch_size, self._batches)
             total = weights = 0.0
             for inputs, targets, weight in dataset:
                 loss_sum, weight_sum = self._sums(inputs, targets, weight)
@@ -262,12 +261,11 @@ class LossEvaluator:
                 if stopped():
                     return None
         if not weights:
-            raise TaskError(f"task {self._arguments[0].name}: every example of {self._arguments[2]} has weight 0")
+            raise TaskError(f"task {self._arguments[0].name}: every example of {self._arguments[2].split} has weight 0")
         return total / weights
 
     def _batches(self, num_hosts: int, host_index: int) -> tf.data.Dataset:
-        dataset = evaluation_batches(*self._arguments, **self._options, num_hosts=num_hosts, host_index=host_index)
-        return dataset.map(lambda batch: (batch["inputs"], batch["targets"], batch["weight"]))
+        return batches_of(*self._arguments, num_hosts, host_index)
 
 
 def load_trained(task: Task, run_folder: str, checkpoint: str | int = "last", averaged: bool = True):

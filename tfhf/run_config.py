@@ -69,6 +69,8 @@ class RunConfig(Config):
         ema_decay: keep running means of the weights, for example 0.9999, and evaluate with them; None: none.
         shard_weights: on the JAX backend, whether each device keeps a part only of the weights and of the optimizer's
             state (ZeRO).
+        input_servers: HOST:PORT of machines that prepare the batches (`tfhf data serve`), each as many parts of each;
+            none: this process prepares them (tfhf/input_service.py).
     """
 
     output: str
@@ -92,6 +94,7 @@ class RunConfig(Config):
     accumulate: int = 1
     ema_decay: float | None = None
     shard_weights: bool = False
+    input_servers: tuple[str, ...] = ()
 
     def __post_init__(self):
         for name in ("batch_size", "eval_batch_size", "steps", "steps_per_execution", "accumulate"):
@@ -127,6 +130,7 @@ FREE_ON_RESUME = (
     "eval_batch_size",
     "steps_per_execution",
     "shard_weights",
+    "input_servers",
 )
 
 
@@ -147,10 +151,15 @@ def check_same_run(config: RunConfig) -> None:
 
 
 def training_records(data: DataConfig) -> dict:
-    """What a run trains on: {"split", "count": records in all, "fingerprints": of the manifest of each folder}."""
-    folders = [storage.join(path, data.train_split) for path in data.mixture or (data.path,)]
+    """What a run trains on; see `records_of`."""
+    return records_of(data, data.train_split, True)
+
+
+def records_of(data: DataConfig, split: str, training: bool) -> dict:
+    """{"split", "count": records in all, "fingerprints": of the manifest of each folder}; of the mixture if training"""
+    folders = [storage.join(path, split) for path in (data.mixture if training else ()) or (data.path,)]
     manifests = [read_manifest(folder) for folder in folders]
-    return {"split": data.train_split, "count": sum(manifest["count"] for manifest in manifests),
+    return {"split": split, "count": sum(manifest["count"] for manifest in manifests),
             "fingerprints": [manifest["fingerprint"] for manifest in manifests]}
 
 

@@ -154,7 +154,10 @@ def main(words):
             state = load(node)["state"]
         else:
             fail(f"NOT_FOUND: Resource 'nodes/{name}' was not found")
-        print(f"state: {state}" if "yaml" in flags["--format"] else state)
+        if "ipAddress" in flags["--format"]:
+            print(";".join(f"10.0.0.{2 + worker}" for worker, _ in enumerate((CLOUD / "vm" / name).iterdir())))
+        else:
+            print(f"state: {state}" if "yaml" in flags["--format"] else state)
     elif verb == "delete":
         if not place.exists():
             fail(f"NOT_FOUND: {name} was not found")

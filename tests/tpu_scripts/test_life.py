@@ -128,6 +128,20 @@ def test_a_pod_is_set_up_on_all_workers_and_driven_by_the_first(cloud):
     assert len(list(cloud.folder.glob("vm/my-pod/*/runs/look.log"))) == 4
 
 
+def test_input_servers_on_every_host_of_a_pod(cloud):
+    cloud.call("create.sh", "--type", "v3-32", "my-pod")
+    result = cloud.call("input.sh", "--port", "6000", "my-pod")
+    assert result.returncode != 0 and "input_servers" not in result.stdout_text   # not set up yet
+    cloud.call("setup.sh", "my-pod", cloud.repository)
+    result = cloud.call("input.sh", "--port", "6000", "my-pod")
+    assert result.returncode == 0, result.stderr_text
+    assert result.stdout_text.splitlines()[-1] == (
+        "input_servers=10.0.0.2:6000,10.0.0.3:6000,10.0.0.4:6000,10.0.0.5:6000")
+    for worker in range(4):
+        log = cloud.folder / "vm" / "my-pod" / str(worker) / "runs" / "input.log"
+        cloud.wait_for(lambda: "<data><serve><--port><6000> 0\n" in log.read_text())   # the chips are not its own
+
+
 def test_setup_of_the_newer_generations_installs_jax(cloud):
     cloud.call("create.sh", "--type", "v5e-8", "my-tpu")
     cloud.call("setup.sh", "my-tpu", cloud.repository)

@@ -15,6 +15,7 @@ CAPS = ["--hours", "2", "--price", "1.2", "--money", "3"]
 ENOUGH = {
     "create.sh": ["my-tpu", "--labels=team=speech and text"],
     "delete.sh": ["my-tpu"],
+    "input.sh": ["my-tpu"],
     "logs.sh": ["my-tpu", "hindi"],
     "resume.sh": [*CAPS, "my-tpu", "hindi", "https://example.com/it's.git", *TRAIN],
     "run.sh": ["my-tpu", "hindi", *TRAIN],

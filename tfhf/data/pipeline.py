@@ -19,7 +19,7 @@ from tfhf.data import storage
 from tfhf.data.plan import PaddingStats, TrainingPlan, bucket_members, check_buckets, evaluation_plan, shares_of
 from tfhf.data.records import JoinedReader, RecordReader
 
-__all__ = ["PaddingStats", "evaluation_batches", "padding_stats", "training_batches"]
+__all__ = ["PaddingStats", "evaluation_batches", "finished", "normalised", "padding_stats", "training_batches"]
 
 DEFAULT_READAHEAD_BYTES = 64 * 2**20
 _REMOTE_READ_THREADS = 32
@@ -80,13 +80,16 @@ def training_batches(task, path, split, *, batch_size, seed, start_step=0, num_s
 
     def weigh(inputs, targets, weight):
         weight = tf.cast(weight, tf.float32)
-        if normalise_weights:
-            weight = weight * batch_size / tf.reduce_sum(weight)
-        return inputs, targets, weight
+        return inputs, targets, normalised(weight, batch_size) if normalise_weights else weight
 
     dataset = _read_and_map(task, reader, batches, prepare, weigh, buckets, local, readahead_bytes)
     cardinality = tf.data.INFINITE_CARDINALITY if num_steps is None else num_steps
-    return _finish(dataset.apply(tf.data.experimental.assert_cardinality(cardinality)))
+    return finished(dataset.apply(tf.data.experimental.assert_cardinality(cardinality)))
+
+
+def normalised(weight, batch_size):
+    """Weights float32 [batch] -> weight * batch_size / their sum; see `training_batches`."""
+    return weight * batch_size / tf.reduce_sum(weight)
 
 
 def evaluation_batches(task, path, split, *, batch_size, num_hosts=1, host_index=0, drop_longer=False,
@@ -111,7 +114,7 @@ def evaluation_batches(task, path, split, *, batch_size, num_hosts=1, host_index
                 "real": real, "reference": example[task.reference_field], "id": example["id"]}
 
     dataset = _read_and_map(task, reader, batches, prepare, None, buckets, local, readahead_bytes)
-    return _finish(dataset.apply(tf.data.experimental.assert_cardinality(len(plan))))
+    return finished(dataset.apply(tf.data.experimental.assert_cardinality(len(plan))))
 
 
 def padding_stats(task, path, split):
@@ -310,7 +313,8 @@ class _Buffers:
         return array
 
 
-def _finish(dataset):
+def finished(dataset):
+    """The dataset in its fixed order, not to be sharded by tf.distribute, and prefetched."""
     options = tf.data.Options()
     # The plan shards; tf.distribute must not shard again by files or by data.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF

@@ -50,9 +50,10 @@ case $what-$state in
   again-none) broken "no run $run on $(hostname); expected one that run.sh started there" ;;
   start-*)
     library=
-    for word in "${@:3}"; do
-      # A TPU with a name is a pod's: the servers on its workers hold the chips, and this process must not.
-      case $word in tpu:?* | *strategy=tpu:?*) library='env TPU_LOAD_LIBRARY=0 ' ;; esac
+    # A TPU with a name is a pod's: the servers on its workers hold the chips, and this process must not. Nor must what
+    # prepares batches.
+    for word in "${@:3}" "${3:-} ${4:-}"; do
+      case $word in tpu:?* | *strategy=tpu:?* | 'data serve') library='env TPU_LOAD_LIBRARY=0 ' ;; esac
     done
     echo "cd ~/tfhf && exec $library.venv/bin/tfhf $(quoted "${@:3}")" > "$run.command"
     launch ;;

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Start an input server on every host of a TPU VM or pod: each host then reads for itself.
+set -euo pipefail
+. "$(dirname "$0")/cloud.sh"
+
+usage() {
+  cat << TEXT
+usage: input.sh [--port 5050] [--dry-run] NAME
+Starts \`tfhf data serve\` on every host of NAME, as the run "input" (logs.sh --worker 0 NAME input; run.sh --worker all
+NAME input starts it again), and prints what the runs that read from it take: input_servers=HOST:PORT,...
+On other machines start \`tfhf data serve\` by hand. PORT and the two behind it are open to whoever reaches them.
+$(settings)
+TEXT
+}
+
+PORT=5050
+while [ $# -gt 0 ]; do
+  case $1 in
+    --port) option PORT "$@"; shift ;;
+    -*) shared_option "$1" ;;
+    *) break ;;
+  esac
+  shift
+done
+check_count $# 1
+check_name "$1"
+check_port --port "$PORT"
+[ $# = 1 ] || fail "got '$2' after NAME, expected nothing"
+begin
+about_run "$1" all start input data serve --port "$PORT"
+if [ -n "$DRY" ]; then
+  in_cloud tpu-vm describe "$1" --format 'value(networkEndpoints[].ipAddress)'
+  exit
+fi
+found=$(in_cloud tpu-vm describe "$1" --format 'value(networkEndpoints[].ipAddress)')
+[ -n "$found" ] || broken "$1: Google gives no addresses of its hosts"
+servers=
+for address in ${found//[;,]/ }; do
+  servers+=,$address:$PORT
+done
+echo "input_servers=${servers#,}"
