@@ -17,7 +17,8 @@ def test_what_may_change(tmp_path):
     config = make_config(tmp_path, "strategy=tpu:one")
     config.save(tmp_path / "config.json")
     changes = ["strategy=tpu:two", "steps=99", "log_every=1", "checkpoint_every=1", "evaluate_every=1"]
-    changes += ["keep_checkpoints=9", "keep_best=2", "eval_batch_size=3", "steps_per_execution=1", "shard_weights=true"]
+    changes += ["keep_checkpoints=9", "keep_best=2", "eval_batch_size=3", "steps_per_execution=1", "shard_weights=true",
+                "input_servers=a:1,b:2"]
     check_same_run(config.override(changes))
     assert set(FREE_ON_RESUME) == {change.partition("=")[0] for change in changes} | {"output"}
     assert set(FREE_ON_RESUME) <= {field.name for field in dataclasses.fields(RunConfig)}

@@ -133,7 +133,8 @@ def watched(servers, lost_s: float = LOST_S) -> Iterator[None]:
                 except OSError as error:
                     if time.monotonic() - seen[server] > lost_s and not done.is_set():
                         print(f"error: input server {server} has not answered for {lost_s:g} s ({error}); start it, "
-                              "and this command again: it goes on from its last checkpoint", file=sys.stderr, flush=True)
+                              "and this command again: it goes on from its last checkpoint", file=sys.stderr,
+                              flush=True)
                         os._exit(1)
 
     if servers:
@@ -205,7 +206,7 @@ class InputServer:
     def _handler(self):
         server = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
+        class _Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
                 self._answer(200, {"tfhf": "input server", "versions": _versions()})
 
@@ -227,7 +228,7 @@ class InputServer:
             def log_message(self, *_):   # pings by the thousand
                 pass
 
-        return Handler
+        return _Handler
 
 
 def own_address() -> str:

@@ -64,7 +64,8 @@ class Cloud:
         (self.folder / "steps").write_text(str(number))
 
     def start(self, script, *arguments, **environment):
-        # A pytest in the background, or under nohup, would pass on that these are ignored: a shell cannot trap them then.
+        # A pytest in the background, or under nohup, would pass on that these are ignored: a shell cannot trap them
+        # then.
         def heed():
             for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
