@@ -4,11 +4,13 @@
 #   make preflight    all recipes, compiled for TPUs, without one     make clean    remove .venv, and the runs
 #   make setup        only the environment, .venv
 # TENSORFLOW=2.21.* tries another release; REFERENCE=no leaves torch and transformers out (their tests are skipped).
+# JOBS=2: how many processes share the files of the quick suite; each takes up to 8 GB.
 
 PYTHON     ?= python3
 TENSORFLOW ?= 2.20.*
 REFERENCE  ?= yes
 PYTEST     ?=
+JOBS       ?= 2
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -49,7 +51,7 @@ setup-test: $(TEST)
 	fi
 
 test: setup-test
-	@$(BIN)/python -m pytest tests -q -p no:cacheprovider --durations=15 $(PYTEST)
+	@$(BIN)/python -m pytest tests -q -p no:cacheprovider -n $(JOBS) --dist loadfile --durations=15 $(PYTEST)
 
 nightly: setup-test
 	@TFHF_NIGHTLY=1 $(BIN)/python -m pytest tests -q -p no:cacheprovider --durations=30 $(PYTEST)
