@@ -71,7 +71,7 @@ def training_batches(task, path, split, *, batch_size, seed, start_step=0, num_s
         while num_steps is None or step < start_step + num_steps:
             batch = plan.batch(step)
             seeds = example_seeds(seed, step * batch_size + np.arange(batch_size)[local])
-            yield batch.numbers[local], batch.bucket, batch.real[local], seeds
+            yield batch.numbers[local], batch.bucket, _places(batch.real[local], seeds, batch.bucket)
             step += 1
 
     def prepare(example, real, bucket):
@@ -105,8 +105,7 @@ def evaluation_batches(task, path, split, *, batch_size, num_hosts=1, host_index
 
     def batches():
         for batch in plan:
-            numbers = batch.numbers[local]
-            yield numbers, batch.bucket, batch.real[local], np.zeros([len(numbers), 2], np.int32)
+            yield batch.numbers[local], batch.bucket, _places(batch.real[local], 0, batch.bucket)
 
     def prepare(example, real, bucket):
         inputs, targets, weight = task.preprocess(example, bucket, False)
@@ -174,6 +173,14 @@ def _local_slice(batch_size, num_hosts, host_index):
     return slice(host_index * size, (host_index + 1) * size)
 
 
+def _places(real, seeds, bucket):
+    """bool [n], int32 [n, 2], int -> int32 [n, 4]: what is known of each example before it is read, as one array, since
+    each array that goes from Python into TensorFlow costs as much as reading a small record."""
+    places = np.empty([len(real), 4], np.int32)
+    places[:, 0], places[:, 1:3], places[:, 3] = real, seeds, bucket
+    return places
+
+
 def _read_ahead(reader, batches, readahead_bytes, with_audio=False):
     """batches: iterator of (numbers, bucket, …) -> the same in the same order, with two things in front: the list of
     serialized records, and their audio, taken out of them, as float32 [batch, bucket] (None without with_audio).
@@ -233,9 +240,10 @@ def _read_and_map(task, reader, batches, prepare, finish, buckets, local, readah
     source = _audio_batches if task.batched and task.record_type.has_audio else _record_batches
     dataset = source(reader, batches, size, readahead_bytes)
 
-    def prepare_one(serialized, real, seed, bucket, samples=None):
+    def prepare_one(serialized, places, samples=None):
+        real, seed = tf.cast(places[..., 0], tf.bool), places[..., 1:3]
         # One bucket: a Python int, so that every shape is known when the graph is built.
-        bucket = buckets[0] if len(buckets) == 1 else tf.reshape(bucket, [-1])[0]
+        bucket = buckets[0] if len(buckets) == 1 else tf.reshape(places[..., 3], [-1])[0]
         if samples is not None:
             samples = tf.ensure_shape(samples, [size, bucket if isinstance(bucket, int) else None])
         if task.batched:
@@ -256,33 +264,26 @@ def _read_and_map(task, reader, batches, prepare, finish, buckets, local, readah
 
 
 def _record_batches(reader, batches, size, readahead_bytes):
-    """-> dataset of (serialized string [size], real bool [size], seeds int32 [size, 2], bucket int32 [size])"""
+    """-> dataset of (serialized string [size], places int32 [size, 4])"""
     def generate():
         # A step from Python into TensorFlow costs as much as reading some ten small records: many go at a time.
         read = _read_ahead(reader, batches(), readahead_bytes)
         while chunk := list(itertools.islice(read, max(1, _RECORDS_PER_CALL // size))):
-            records, _, _, lengths, real, seeds = zip(*chunk)
-            serialized = _strings([record for part in records for record in part]).reshape(-1, size)
-            yield serialized, np.stack(real), np.stack(seeds), np.repeat(np.array(lengths, np.int32)[:, None], size, 1)
+            records, _, _, _, places = zip(*chunk)
+            yield _strings([record for part in records for record in part]).reshape(-1, size), np.stack(places)
 
-    return tf.data.Dataset.from_generator(generate, output_signature=tuple(
-        tf.TensorSpec([None, *spec.shape], spec.dtype) for spec in _batch_specs(size))).unbatch()
+    return tf.data.Dataset.from_generator(generate, output_signature=(
+        tf.TensorSpec([None, size], tf.string), tf.TensorSpec([None, size, 4], tf.int32))).unbatch()
 
 
 def _audio_batches(reader, batches, size, readahead_bytes):
-    """The same for records without their audio, which is a fifth component: float32 [size, bucket]."""
+    """The same for records without their audio, which is a third component: float32 [size, bucket]."""
     def generate():
-        read = _read_ahead(reader, batches(), readahead_bytes, with_audio=True)
-        for records, samples, _, bucket, real, seeds in read:
-            yield _strings(records), real, seeds, np.full(size, bucket, np.int32), samples
+        for records, samples, _, _, places in _read_ahead(reader, batches(), readahead_bytes, with_audio=True):
+            yield _strings(records), places, samples
 
-    return tf.data.Dataset.from_generator(
-        generate, output_signature=(*_batch_specs(size), tf.TensorSpec([size, None], tf.float32)))
-
-
-def _batch_specs(size):
-    return (tf.TensorSpec([size], tf.string), tf.TensorSpec([size], tf.bool), tf.TensorSpec([size, 2], tf.int32),
-            tf.TensorSpec([size], tf.int32))
+    return tf.data.Dataset.from_generator(generate, output_signature=(
+        tf.TensorSpec([size], tf.string), tf.TensorSpec([size, 4], tf.int32), tf.TensorSpec([size, None], tf.float32)))
 
 
 def _strings(records):
