@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REPORTS, PAGE = ROOT / "runs" / "preflight", ROOT / "docs" / "preflight.md"
 TPUS = ("v3-8", "v5e-8")
 PODS = {"librispeech_960h_pod": ("v3-128", "v5e-128")}   # written for other slices
-OF_A_CPU = ("tiny_cpu", "quickstart")
+OF_A_CPU = ("tiny_cpu", "quickstart", "reviews", "reviews_frozen", "reviews_lora")
 BEGIN, END = "<!-- begin: make preflight -->", "<!-- end: make preflight -->"
 GIB = 2**30
 

@@ -3,6 +3,7 @@
 Import this before TensorFlow: it sets the number of threads that the libraries read when they start.
 """
 
+import multiprocessing
 import os
 import statistics
 import time
@@ -39,3 +40,28 @@ def compare(name, ours, theirs, rounds=3, peer="torch"):
     print(f"{name:<34} ours {mine:8.4g} s   {peer} {other:8.4g} s   ratio {ratio:.3g}   "
           f"(first call with compilation {compile_seconds:.1f} s)", flush=True)
     return ratio
+
+
+class Apart:
+    """`make()`, a function without arguments, made and called in a process of its own: two large models with their
+    optimizers need not fit into one, and a peer that is imported there changes nothing here."""
+
+    def __init__(self, make):
+        context = multiprocessing.get_context("spawn")
+        self._connection, there = context.Pipe()
+        context.Process(target=_answer_calls, args=(make, there), daemon=True).start()
+        there.close()
+
+    def __call__(self):
+        self._connection.send(None)
+        return self._connection.recv()   # EOFError: the process is gone, and has said why
+
+
+def _answer_calls(make, connection):
+    function = make()
+    while True:
+        try:
+            connection.recv()
+        except EOFError:
+            return
+        connection.send(function())

@@ -61,6 +61,24 @@ def test_bad_overrides_name_the_key(assignment, words):
         assert word in str(error.value)
 
 
+@dataclasses.dataclass(frozen=True)
+class Optionally(Config):
+    inner: Inner | None = None
+    limit: int | None = None
+
+
+def test_a_group_that_may_be_none_begins_with_its_defaults(tmp_path):
+    config = Optionally().override(["inner.rate=2"])
+    assert config.inner == Inner(rate=2.0)
+    for one in (config, Optionally()):
+        one.save(tmp_path / "config.json")
+        assert Optionally.load(tmp_path / "config.json") == one
+    with pytest.raises(ConfigError, match="limit: has no keys of its own, it is None"):
+        Optionally().override(["limit.more=1"])
+    with pytest.raises(ConfigError, match="inner.rat; did you mean inner.rate?"):
+        Optionally().override(["inner.rat=1"])
+
+
 def test_save_and_load(tmp_path):
     config = Outer(3, Inner(0.2, (0.1,)), Inner(name="x"), 5, True, "b")
     config.save(tmp_path / "config.json")

@@ -52,6 +52,39 @@ def test_the_checkpoint_is_what_training_begins_from_and_loss_falls(tmp_path):
     assert isinstance(answer, str)
 
 
+def test_lora_alone_is_trained_and_exported_merged(tmp_path, capsys):
+    task = _with_tokenizer()
+    rows = list(token_rows(_documents(task), 24))
+    for split in ("train", "validation"):
+        options = {"tokenizer": task.tokenizer.fingerprint}
+        with RecordWriter(tmp_path / "records", split, TOKENS, options=options) as writer:
+            for row in rows:
+                writer.write(row)
+    config = dataclasses.replace(RECIPES["lora"], task=task.config).override([
+        f"output={tmp_path / 'run'}", f"data.path={tmp_path / 'records'}", "steps=30", "optimizer.learning_rate=0.05",
+        "optimizer.warmup_steps=2", "task.lora.r=4", "batch_size=4", "eval_batch_size=4", "precision=float32",
+        "steps_per_execution=1", "log_every=10", "checkpoint_every=0", "evaluate_every=0", "jit_compile=false"])
+    task = TASK(config.task)
+    before = run.evaluate(TASK, config, checkpoint="initial")["perplexity"]
+    assert "trainable params: 1,024 || all params: " in capsys.readouterr().err   # 2 layers, 4 x (32 + 96)
+    run.train(TASK, config)
+    after = run.evaluate(TASK, config)["perplexity"]
+    assert after < 0.8 * before, (before, after)
+    model = run.load_trained(task, config.output)
+    (tmp_path / "prompt.txt").write_text(PROMPTS[0], "utf-8")
+    folder = export(task, model, tmp_path, files=[str(tmp_path / "prompt.txt")])
+    served = tf.saved_model.load(folder)
+    assert len(served.values) == len(GPT2LMHeadModel.from_pretrained(task.config.pretrained).trainable_variables)
+    ids = {name: tf.constant([np.pad(rows[0][name], (0, 24 - len(rows[0][name])))], tf.int32)
+           for name in ("input_ids", "segment_ids")}
+    np.testing.assert_allclose(served.signatures["raw"](**ids)["logits"], model(ids), atol=1e-4)
+    answer, = run.predict(TASK, config, [tmp_path / "prompt.txt"])
+    prompt = tf.constant([PROMPTS[0]])
+    assert served.signatures["serving_default"](prompt=prompt)["text"].numpy()[0].decode() == answer
+    merged = run.load_trained(task, config.output).merge_and_unload()   # the other way to a plain model
+    np.testing.assert_allclose(merged(ids), model(ids), atol=1e-4)
+
+
 def test_prompt_in_continuation_out(tmp_path):
     task = _with_tokenizer()
     model = task.build_model()
@@ -70,7 +103,8 @@ def test_prompt_in_continuation_out(tmp_path):
              for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     for bad, words in ((["fine", ""], "prompt 1 of the batch: 0 tokens, expected 1 to 16"),
-                       (["fox " * 30], "prompt 0 of the batch: .. tokens, expected 1 to 16"), ([b"\xff"], "UTF-8")):
+                       (["fox " * 30], "prompt 0 of the batch: .. tokens, expected 1 to 16"),
+                       ([b"fox", b"f\xff"], "text 1 of the batch: bytes that are not UTF-8")):
         with pytest.raises(tf.errors.InvalidArgumentError, match=words):
             served["serving_default"](prompt=tf.constant(bad))
 

@@ -85,6 +85,9 @@ class Config:
             raise ConfigError(_unknown(path, key, known))
         value = getattr(self, key)
         if len(keys) > 1:
+            if value is None:   # an optional group begins with its defaults
+                value = next((option() for option in _options(known[key]) or ()
+                              if isinstance(option, type) and issubclass(option, Config)), None)
             if not isinstance(value, Config):
                 raise ConfigError(f"{path}: has no keys of its own, it is {value!r}; got {path}.{'.'.join(keys[1:])}")
             new_value = value._assign(keys[1:], text, path)

@@ -67,6 +67,7 @@ def export(task, model, out_dir, *, examples=None, files=(), version=None, toler
     The functions of `task.signatures(model)` are what is exported, not the keras model: a model compiled with
     `jit_compile` stays out. They must be plain `tf.function`s over keras.ops, without `jit_compile`: stock TF Serving
     compiles nothing. `keras.ops.slice_update` is an XLA op in disguise and is refused as well.
+    A model with an adapter is exported as its `serving_model()`, LoRA merged; `files` are answered by the model itself.
     State must be variables; a lookup table inside a signature is refused by TensorFlow when it saves.
 
     Args:
@@ -88,7 +89,7 @@ def export(task, model, out_dir, *, examples=None, files=(), version=None, toler
     if not examples and not files:
         raise ExportError(f"export of {task.name}: nothing to compare, expected `examples`, `files` or a task with "
                           "example_requests(): an export that was never asked anything is not one")
-    functions = _concrete(task, model)
+    functions = _concrete(task, model.serving_model() if hasattr(model, "serving_model") else model)
     checks = [_check_of_request(functions, name, inputs) for name, inputs in examples.items()]
     if files:
         checks.append(_check_of_files(task, model, functions, files))

@@ -5,12 +5,20 @@ where torch is, every run checks that the record is what transformers still says
 """
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.models.bert.test_model import INPUTS, TINY
+from tests.models.gpt2.test_model import SMALL as SMALL_GPT2
+from tests.models.gpt2.test_model import ids_for
 from tests.models.whisper.test_model import SMALL
+from tfhf.models.bert.config import BertConfig
+from tfhf.models.bert.model import BertForSequenceClassification
+from tfhf.models.gpt2.config import GPT2Config
+from tfhf.models.gpt2.model import GPT2ForSequenceClassification, GPT2LMHeadModel
 from tfhf.models.wav2vec2.convert import tiny_config
 from tfhf.models.wav2vec2.model import Wav2Vec2ForCTC, Wav2Vec2ForSequenceClassification
 from tfhf.models.whisper.config import WhisperConfig
@@ -29,6 +37,12 @@ CASES = {
         WhisperConfig(**SMALL, vocab_size=51865)),
     "WhisperForConditionalGeneration, english": lambda: WhisperForConditionalGeneration(
         WhisperConfig(**SMALL, vocab_size=51864, **ENGLISH)),
+    "GPT2LMHeadModel": lambda: GPT2LMHeadModel(GPT2Config(**SMALL_GPT2)),
+    "GPT2LMHeadModel, gelu": lambda: GPT2LMHeadModel(
+        GPT2Config(**SMALL_GPT2, activation_function="gelu", n_inner=48)),
+    "GPT2ForSequenceClassification": lambda: GPT2ForSequenceClassification(
+        GPT2Config(**SMALL_GPT2, num_labels=5, pad_token_id=0)),
+    "BertForSequenceClassification": lambda: BertForSequenceClassification(BertConfig(**TINY, num_labels=5)),
 }
 
 
@@ -38,7 +52,7 @@ def _model(name):
     for weight, value in sorted(reference_weights(model).items()):
         rng = np.random.default_rng(sum(weight.encode()))
         width = value.shape[-1] if value.ndim < 3 else value.shape[1] * value.shape[2]
-        centre = 1.0 if "norm" in weight and weight.endswith("weight") or weight.endswith("original0") else 0.0
+        centre = 1.0 if re.search(r"(norm|ln_.)[^.]*\.weight$|original0$", weight.lower()) else 0.0
         spread = 0.1 if value.ndim == 1 or centre else 1 / np.sqrt(width)
         drawn[weight] = (centre + spread * rng.normal(size=value.shape)).astype("float32")
     assign_reference_weights(model, drawn, where=name)
@@ -47,6 +61,14 @@ def _model(name):
 
 def _inputs(name):
     rng = np.random.default_rng(1)
+    if name.startswith("Bert"):   # texts of three lengths, in two parts
+        return INPUTS
+    if name.startswith("GPT2"):
+        ids = ids_for(GPT2Config(**SMALL_GPT2))
+        if "LMHead" in name:
+            return {"input_ids": ids}
+        mask = (np.arange(ids.shape[1]) < np.array([[17], [9], [4]])).astype("int32")
+        return {"input_ids": ids * mask, "attention_mask": mask}
     if name.startswith("Wav2Vec2"):
         return {"input_values": rng.normal(size=(2, 4000)).astype("float32")}
     return {"input_features": rng.normal(size=(2, 80, 100)).astype("float32"),
@@ -74,7 +96,7 @@ def test_the_record_is_what_transformers_computes(tmp_path):
         theirs = getattr(transformers, name.partition(",")[0]).from_pretrained(folder).eval()
         tensors = {key: torch.tensor(value) for key, value in _inputs(name).items()}
         with torch.no_grad():
-            found[name] = _some(theirs(**{key: value.long() if "ids" in key else value
+            found[name] = _some(theirs(**{key: value if value.is_floating_point() else value.long()
                                           for key, value in tensors.items()}).logits)
     if os.environ.get("TFHF_RECORD") == "1":
         np.savez_compressed(RECORD, **found)

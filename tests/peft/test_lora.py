@@ -11,6 +11,7 @@ from tests.peft.test_model import IDS, text
 from tfhf.config import ConfigError
 from tfhf.models.wav2vec2.convert import tiny_config
 from tfhf.models.wav2vec2.model import Wav2Vec2ForSequenceClassification
+from tfhf.peft import model as peft_model
 from tfhf.peft.config import LoraConfig, PeftError, PrefixTuningConfig
 from tfhf.peft.model import PeftModel, get_peft_model
 from tfhf.weights import read_safetensors, reference_name
@@ -54,6 +55,32 @@ def test_merged_equals_unmerged_and_unmerging_is_exact(tmp_path):
     model.unmerge_adapter()
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
     np.testing.assert_array_equal(model(text()), unmerged)
+
+
+def test_what_an_export_holds():
+    """A plain model with weights of its own; of virtual tokens, which cannot be merged, the model itself."""
+    model = adapted("GPT2ForSequenceClassification", task_type="SEQ_CLS")
+    expected, before = model(text()).numpy(), model.get_weights()
+    for _ in range(2):
+        served = model.serving_model()
+        assert [reference_name(v) for v in served.trainable_variables] == [
+            reference_name(v) for v in our_model("GPT2ForSequenceClassification").trainable_variables]
+        np.testing.assert_allclose(served(text()), expected, atol=1e-4)
+        served.score.kernel.assign(0 * served.score.kernel)
+        np.testing.assert_allclose(model(text()), expected, atol=1e-4)
+        model.merge_adapter()   # the second time it is merged already, and stays so
+    model.unmerge_adapter()
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    prefixed = get_peft_model(our_model("GPT2LMHeadModel"), PrefixTuningConfig(num_virtual_tokens=2))
+    assert prefixed.serving_model() is prefixed
+
+
+def test_a_task_gets_what_its_config_says(capsys):
+    model = our_model("BertForSequenceClassification")
+    assert peft_model.adapted(model, None, "SEQ_CLS") is model and not capsys.readouterr().err
+    model = peft_model.adapted(model, LoraConfig(r=2), "SEQ_CLS")
+    assert model.peft_config.whole_modules == ("classifier", "score")
+    assert capsys.readouterr().err.startswith(f"trainable params: {2 * 2 * 2 * 64 + 66} || all params: ")
 
 
 def test_merge_and_unload_gives_a_plain_model(tmp_path):

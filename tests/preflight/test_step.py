@@ -12,12 +12,16 @@ import tensorflow as tf
 import pipelines
 from tests import image_toy_task, toy_task
 from tfhf.config import ConfigError
+from tfhf.models.classifiers import classifier_folder
 from tfhf.models.wav2vec2.model import Wav2Vec2ForCTC
 from tfhf.models.wav2vec2.tokenizer import Wav2Vec2CTCTokenizer
 from tfhf.preflight import PreflightError, compile_for_tpu
 from tfhf.preflight.published import no_checkpoints
 from tfhf.preflight.step import batch_spec, prepared_steps
 from tfhf.run import DataConfig, RunConfig
+from tfhf.tokenizers.bert_wordpiece import BertWordPiece
+from tfhf.tokenizers.byte_level_bpe import ByteLevelBPE
+from tfhf.tokenizers.in_graph import classifier_inputs, in_graph_tokenizer
 
 CORES = 8
 
@@ -143,6 +147,33 @@ def test_published_names_are_models_of_their_size(name, parameters):
             Wav2Vec2CTCTokenizer.from_pretrained("someone/wav2vec2-of-theirs")
         with pytest.raises(FileNotFoundError, match="no such folder"):
             Wav2Vec2CTCTokenizer.from_pretrained("vocabulary")
+
+
+@pytest.mark.usefixtures("no_hub")
+@pytest.mark.parametrize("task, pretrained, parameters, row", [
+    ("text_classification", "sentence-transformers/all-MiniLM-L6-v2", 22_713_216 + 2 * 385, 128),
+    ("text_classification", "distilbert/distilgpt2", 81_912_576 + 2 * 768, 128),   # its head has no bias
+    ("gpt2_finetune", "distilbert/distilgpt2", 81_912_576, 1024),
+])
+def test_text_recipes_need_no_download(task, pretrained, parameters, row):
+    module = importlib.import_module(f"pipelines.{task}")
+    config = module.RECIPES["default"].override([f"task.pretrained={pretrained}", f"batch_size={CORES}"])
+    with prepared_steps(module.TASK, config, "train", CORES) as prepared:
+        step, = prepared.steps
+    assert step.model.count_params() == parameters and tuple(step.specs[0].shape) == (1, row)
+
+
+@pytest.mark.usefixtures("no_hub")
+@pytest.mark.parametrize("name, kind, size", [
+    ("openai-community/gpt2", ByteLevelBPE, 50257), ("google-bert/bert-base-uncased", BertWordPiece, 30522),
+    ("google-bert/bert-base-cased", BertWordPiece, 28996)])
+def test_published_text_models_have_a_tokenizer_of_their_size(name, kind, size):
+    with no_checkpoints():
+        folder, classifier = classifier_folder(name)
+        tokenizer = in_graph_tokenizer(folder / "tokenizer.json")
+        config, _ = classifier.model_class.read_folder(folder)
+        ids = classifier_inputs(tokenizer, ["any text"], 16)["input_ids"]
+    assert isinstance(tokenizer, kind) and tokenizer.vocab_size == config.vocab_size == size and ids.shape == (1, 16)
 
 
 def test_precision_is_the_recipes_and_then_as_before():

@@ -77,7 +77,7 @@ def test_in_a_saved_model_of_core_operations(path, tmp_path):
 
 def test_refusals(path, tmp_path):
     tokenizer = BertWordPiece.from_file(path)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="Invalid formatting on input string"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="text 1 of the batch: bytes that are not UTF-8"):
         tokenizer.encode([b"fine", b"not \xff"])
     with pytest.raises(ValueError, match="has no token '##nowhere'"):
         tokenizer.token_to_id("##nowhere")

@@ -1,6 +1,7 @@
 """A model with an adapter: what `get_peft_model` of Hugging Face's `peft` library gives, under its names."""
 
 import hashlib
+import sys
 from dataclasses import replace
 
 import keras
@@ -8,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from tfhf import weights
+from tfhf.models.pretrained import PreTrainedModel
 from tfhf.optimizers import freeze
 from tfhf.peft import lora
 from tfhf.peft.config import LoraConfig, PeftError, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
@@ -22,6 +24,24 @@ _GENERATION = ("generate", "generate_with_scores", "decode_tokens", "transcribe"
 def get_peft_model(model, peft_config):
     """The model with a new adapter, the only thing that is trained: see `PeftModel`, whose arguments these are."""
     return PeftModel(model, peft_config)
+
+
+def adapted(model, lora, task_type):
+    """What a task's `build_model` returns whose config has a field `lora`; says on stderr how much is trained.
+
+    Args:
+        model: the built model.
+        lora: a `LoraConfig`; None: the model is returned as it is.
+        task_type: of the adapter, where `lora` has none. "SEQ_CLS" trains and saves the head as well.
+
+    Raises:
+        PeftError: see `PeftModel`.
+    """
+    if lora is None:
+        return model
+    model = get_peft_model(model, replace(lora, task_type=lora.task_type or task_type))
+    model.print_trainable_parameters(file=sys.stderr)
+    return model
 
 
 class PeftModel(keras.Model):
@@ -144,10 +164,11 @@ class PeftModel(keras.Model):
         return tuple(int(sum(ops.size(variable) for variable in some))
                      for some in ([variable for variable in own if variable.trainable], own))
 
-    def print_trainable_parameters(self):
-        """Prints how many parameters are trained, of how many."""
+    def print_trainable_parameters(self, file=None):
+        """Prints how many parameters are trained, of how many; to stdout, or to `file`."""
         trained, total = self.get_nb_trainable_parameters()
-        print(f"trainable params: {trained:,d} || all params: {total:,d} || trainable%: {100 * trained / total:.4f}")
+        print(f"trainable params: {trained:,d} || all params: {total:,d} || trainable%: {100 * trained / total:.4f}",
+              file=file, flush=True)
 
     def merge_adapter(self):
         """LoRA: puts the adapter into the kernels, so that a step costs no more than the base model's.
@@ -169,6 +190,22 @@ class PeftModel(keras.Model):
         """LoRA: the base model with the adapter in its kernels and no other trace of it; raises as `merge_adapter`."""
         self.merge_adapter()
         return self.unload()
+
+    def serving_model(self):
+        """What an export holds (tfhf/export.py): LoRA in one of our models: a plain one of its own weights, the adapter
+        in its kernels. Otherwise this model. This one stays as it is."""
+        base = self.base_model
+        if not isinstance(self.peft_config, LoraConfig) or not isinstance(base, PreTrainedModel):
+            return self
+        merged_before = any(layer.lora_unmerged is not None for layer in self._lora_layers)
+        self.merge_adapter()
+        tensors = {name: value for name, value in weights.reference_weights(base).items()
+                   if not {"lora_A", "lora_B"} & set(name.split("."))}
+        if not merged_before:
+            self.unmerge_adapter()
+        model = type(base).from_config(base.get_config())
+        weights.assign_reference_weights(model, tensors, where=f"the merged {type(base).__name__}")
+        return model
 
     def unload(self):
         """The base model as it was, but for modules that were trained whole; this model is of no use then."""

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tokenizers import normalizers, pre_tokenizers
 
 from tfhf.data import storage
+from tfhf.tokenizers.characters_in_graph import checked
 from tfhf.tokenizers.fingerprint import fingerprint
 from tfhf.tokenizers.hash_table import HashTable
 
@@ -102,8 +103,8 @@ class BertWordPiece:
 
     def _flat_ids(self, strings):
         """string [batch] -> the ids of all, int32 [tokens], and their row splits, int64 [batch + 1]."""
-        decoded = tf.strings.unicode_decode(strings, "UTF-8", errors="strict")
-        characters, rows = self._normalized(decoded.values, decoded.value_rowids())
+        ragged = tf.strings.unicode_decode(strings, "UTF-8")
+        characters, rows = self._normalized(checked(ragged.values, strings), ragged.value_rowids())
         blank = characters == ord(" ")
         alone = _look_up(_punctuation(), characters)
         starts = ~blank & (_before(blank, True) | _before(alone, True) | alone | (_before(rows, -1) != rows))

@@ -8,6 +8,7 @@ from tfhf.data import storage
 from tfhf.tokenizers.batches import pad_batch, pair_batch
 from tfhf.tokenizers.bert_wordpiece import BertWordPiece
 from tfhf.tokenizers.byte_level_bpe import ByteLevelBPE
+from tfhf.tokenizers.characters_in_graph import is_utf8
 
 _KINDS = {"BPE": ByteLevelBPE, "WordPiece": BertWordPiece}
 END_TOKEN = "<|endoftext|>"
@@ -27,6 +28,14 @@ def in_graph_tokenizer(path, **options):
     if kind not in _KINDS:
         raise ValueError(f"{path}: a tokenizer of type {kind!r}; inside a graph there are {', '.join(sorted(_KINDS))}")
     return _KINDS[kind](content, name=str(path), **options)
+
+
+def text_of(example):
+    """The text of a decoded text_label record, string []. One that is not UTF-8 is a RecordError of the run, which
+    names the record."""
+    words = tf.strings.join(["RecordError: ", example["id"], ": the text is not UTF-8"])
+    with tf.control_dependencies([tf.debugging.Assert(is_utf8(example["text"]), [words])]):
+        return tf.identity(example["text"])
 
 
 def classifier_inputs(tokenizer, strings, max_tokens):

@@ -21,6 +21,13 @@ def tiny_config(**changes):
     return BertConfig(**{**shape, **changes})
 
 
+def write_tokenizer(path, pieces):
+    """Writes a tokenizer.json of BERT's kind; `pieces`: {piece: id}, with the special tokens."""
+    tokenizer = Tokenizer(models.WordPiece(pieces, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    tokenizer.save(str(path))
+
+
 def write_tiny_checkpoint(folder, **changes):
     """Writes a random `BertModel` of `tiny_config(**changes)` and a tokenizer.json, the same at every call; returns the
     folder as str. It has learnt nothing."""
@@ -29,11 +36,9 @@ def write_tiny_checkpoint(folder, **changes):
     text = " ".join(_TEXTS)
     letters = sorted(set(text) - {" "})
     pieces = dict.fromkeys([*SPECIAL_TOKENS, *letters, *("##" + letter for letter in letters), *text.split()])
-    vocabulary = {piece: number for number, piece in enumerate(list(pieces)[:config.vocab_size])}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     Path(folder).mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(Path(folder) / "tokenizer.json"))
+    write_tokenizer(Path(folder) / "tokenizer.json",
+                    {piece: number for number, piece in enumerate(list(pieces)[:config.vocab_size])})
     model, draw = BertModel(config), np.random.default_rng(0)
     for variable in model.trainable_variables:
         if len(variable.shape) == 2:   # tables and kernels; biases are zero and norms one
