@@ -24,6 +24,7 @@ tfhf evaluate TASK [key=value ...]           checkpoint -> metrics.json
 tfhf predict TASK FILE ... [key=value ...]   files -> predictions
 tfhf export TASK [FILE ...] [key=value ...]  checkpoint -> SavedModel, compared with the model on FILEs
 tfhf preflight TASK --tpu v3-8 [key=value ...]  does the step fit a TPU, what would it cost; needs no TPU
+tfhf serve MODEL ...                         exported models over REST and gRPC, as TF Serving does
 tfhf doctor [--json]                         what is installed, what clashes, the line that mends it
 """
 
@@ -252,6 +253,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--recipe", default="default")
     command.add_argument("--data", help="folder of the records (data.path); they need not be there")
     preflight_command.add_arguments(command)
+    serving = commands.add_parser("serve", help="exported models over REST and gRPC; its own --help", add_help=False)
+    serving.set_defaults(action=None)
     doctor = commands.add_parser("doctor", help="what is installed, what clashes; its own --help", add_help=False)
     doctor.set_defaults(action=None)
     return top
@@ -280,7 +283,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 2 after one clear line for whatever the user can mend."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
     argv = sys.argv[1:] if argv is None else argv
-    handed_over = {"records": "tfrecords.__main__", "doctor": "tfhf.doctor"}
+    handed_over = {"records": "tfrecords.__main__", "doctor": "tfhf.doctor", "serve": "tfhf.server.command"}
     if argv and argv[0] in handed_over:
         return importlib.import_module(handed_over[argv[0]]).main(argv[1:])
     arguments = parse(argv)
