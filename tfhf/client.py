@@ -67,7 +67,8 @@ class AsyncClient:
     def __init__(self, address: str, model: str, *, version: int | None = None, deadline_s: float = DEADLINE_S):
         scheme, _, rest = address.partition("://")
         if scheme not in ("http", "https", "grpc") or not rest:
-            raise ClientError("INVALID_ARGUMENT", f"address {address!r}: expected http://, https:// or grpc://HOST:PORT")
+            raise ClientError("INVALID_ARGUMENT",
+                              f"address {address!r}: expected http://, https:// or grpc://HOST:PORT")
         self.model, self.version, self.deadline_s = model, version, deadline_s
         kind = _Grpc if scheme == "grpc" else _Rest
         self._road = kind(rest if scheme == "grpc" else address.rstrip("/"), model, version)
@@ -272,7 +273,8 @@ class _Grpc:
 
         self._grpc, self._model, self._version = grpc, model, version
         self._channel = grpc.aio.insecure_channel(address, options=[
-            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES), ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)])
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)])
 
     async def close(self):
         await self._channel.close()
@@ -299,7 +301,8 @@ class _Grpc:
     async def metadata(self, left_s):
         request = self._request("GetModelMetadataRequest")
         request.metadata_field.append("signature_def")
-        response = await self._call("PredictionService", "GetModelMetadata", request, "GetModelMetadataResponse", left_s)
+        response = await self._call("PredictionService", "GetModelMetadata", request, "GetModelMetadataResponse",
+                                    left_s)
         found = MESSAGES["SignatureDefMap"].FromString(response.metadata["signature_def"].value)
         return {key: {side: {name: {"dtype": info.dtype, "shape": [dim.size for dim in info.tensor_shape.dim]}
                              for name, info in getattr(signature, side).items()} for side in ("inputs", "outputs")}

@@ -49,5 +49,5 @@ def test_a_refusal_of_the_model_is_told_without_a_trace(model):
     with pytest.raises(RequestError) as error:
         model.signature("").run({"text": np.array([b""], object)})
     assert str(error.value) == "RecordError: an empty text, expected at least one letter"
-    assert told("{{node a/b}} cannot read /home/someone/secret/file.py\n\t [[{{node x}}]]") == "cannot read …"
+    assert told("{{node a/b}} cannot read /srv/secret/file.py\n\t [[{{node x}}]]") == "cannot read …"
     assert told("\n") == "the model refused the input" and len(told("x" * 10_000)) <= 500

@@ -42,6 +42,7 @@ class Batcher:
         self._queue, self._waiting = collections.deque(), 0
         self._change = threading.Condition()
         self._stopping = False
+        self._model = concurrent.futures.ThreadPoolExecutor(1, "tfhf-serve-model")
         self._thread = threading.Thread(target=self._work, daemon=True, name="tfhf-serve-batches")
         self._thread.start()
 
@@ -78,6 +79,7 @@ class Batcher:
             self._stopping = True
             self._change.notify()
         self._thread.join()
+        self._model.shutdown()
 
     def _work(self):
         while batch := self._next():
@@ -108,22 +110,20 @@ class Batcher:
         return batch
 
     def _run(self, batch):
-        try:
-            inputs = batch[0].inputs if len(batch) == 1 else {
-                name: np.concatenate([one.inputs[name] for one in batch]) for name in batch[0].inputs}
-            answers = self._signature.run(inputs)
-        except RequestError as error:
-            if len(batch) == 1:
-                batch[0].answer.set_exception(error)
-            else:
-                for one in batch:
-                    self._run([one])
+        inputs = batch[0].inputs if len(batch) == 1 else {
+            name: np.concatenate([one.inputs[name] for one in batch]) for name in batch[0].inputs}
+        ran = self._model.submit(self._signature.run, inputs)
+        # Whatever went wrong belongs to whoever waits, and must not end this thread.
+        error = ran.exception()
+        if isinstance(error, RequestError) and len(batch) > 1:
+            for one in batch:
+                self._run([one])
             return
-        except Exception as error:  # whatever it is, it belongs to whoever waits, and must not end this thread
+        if error is not None:
             for one in batch:
                 one.answer.set_exception(error)
             return
-        begin = 0
+        answers, begin = ran.result(), 0
         for one in batch:
             part = answers if len(batch) == 1 else {name: array[begin:begin + one.size]
                                                     for name, array in answers.items()}

@@ -117,7 +117,8 @@ def told(message: str) -> str:
     """What of TensorFlow's message a client is told: no node, no place in a file, no trace."""
     asserted = re.search(r"assertion failed: (\[.*)", message)
     message = asserted[1] if asserted else message.split("\n\t [[")[0]
-    message = re.sub(r"\{\{[^}]*\}\}|\[Op:[^\]]*\]|\[\[.*|<stack traces unavailable>|Graph execution error:", "", message)
+    message = re.sub(r"\{\{[^}]*\}\}|\[Op:[^\]]*\]|\[\[.*|<stack traces unavailable>|Graph execution error:", "",
+                     message)
     lines = [line.strip() for line in message.splitlines()]
     kept = [line for line in lines if line and not re.match(r"(\(\d+\)|File \"|Detected at|Traceback)", line)]
     text = re.sub(r"(?<![\w<])/(?:[\w.-]+/)+[\w.-]*", "…", " ".join(kept)).strip()

@@ -60,6 +60,7 @@ def _handler(service, function):
         except Exception:   # a client is told no trace
             log.exception("call failed")
             await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
+            raise
 
     return handle
 
