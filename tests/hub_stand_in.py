@@ -46,7 +46,9 @@ class Hub:
                     self.answer(200, {})   # such as the check of a card's front matter
 
             def do_GET(self):
-                self.answer(200, {"id": "x/y", "sha": "0", "siblings": []})
+                name = "/".join(self.path.strip("/").split("/")[2:4])
+                self.answer(*((200, {"id": name, "sha": "0", "siblings": []}) if name in hub.files
+                              else (404, {"error": "Repository not found"})))
 
             def answer(self, status, content):
                 data = json.dumps(content).encode()

@@ -87,7 +87,7 @@ def model_card(task_class, config: RunConfig, licence: str = "unknown") -> str:
 
 def push_to_hub(task_class, config: RunConfig, repo_id: str, *, licence: str = "unknown",
                 checkpoint: str | int = "last", private: bool = True, token: str | None = None) -> str:
-    """Uploads the run's model in Hugging Face's format, its card and its TensorBoard logs; returns the URL of the commit.
+    """Uploads the run's model in Hugging Face's format, its card and TensorBoard's logs; returns the commit's URL.
 
     Where the Hub is, and who is asking, is huggingface_hub's matter: HF_ENDPOINT, HF_TOKEN, or `token`.
 
@@ -95,7 +95,8 @@ def push_to_hub(task_class, config: RunConfig, repo_id: str, *, licence: str = "
         ModelCardError: see `model_card`; a model that cannot be saved; the Hub refuses.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError
+
     from tfhf.run import load_trained
 
     card = model_card(task_class, config, licence)   # refuses what is no run
@@ -120,8 +121,15 @@ def push_to_hub(task_class, config: RunConfig, repo_id: str, *, licence: str = "
             api.create_repo(repo_id, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder,
                                          commit_message=f"{task.name}, step {_step(config.output)}"))
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
+        except (_http_error(), HFValidationError, OSError) as error:
             raise ModelCardError(f"{repo_id}: the Hub took nothing: {error}") from error
+
+
+def _http_error():
+    """The base of all errors of the HTTP library that this huggingface_hub uses; which one, depends on its version."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return HfHubHTTPError.__bases__[0]
 
 
 def _reports(output):
