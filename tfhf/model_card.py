@@ -122,7 +122,7 @@ def push_to_hub(task_class, config: RunConfig, repo_id: str, *, licence: str = "
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder,
                                          commit_message=f"{task.name}, step {_step(config.output)}"))
         except (_http_error(), HFValidationError, OSError) as error:
-            raise ModelCardError(f"{repo_id}: the Hub took nothing: {error}") from error
+            raise ModelCardError(f"{repo_id}: the Hub took nothing: {' '.join(str(error).split())}") from error
 
 
 def _http_error():
