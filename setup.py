@@ -26,8 +26,10 @@ REQUIRES = [
     "google-cloud-storage>=2.19,<4",  # brings google-crc32c, the checksum of TFRecord framing
 ]
 
+SERVE = ["fastapi>=0.115,<1", "uvicorn>=0.32,<1", "grpcio>=1.66,<2", "prometheus-client>=0.21,<1"]
+CLIENT = ["httpx>=0.27,<1", "grpcio>=1.66,<2", "protobuf>=5,<8"]  # needs no TensorFlow
 # cryptography: the throw-away certificates of the GCS server that the tests start.
-TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "msgpack>=1.0,<2", "cryptography>=42"]
+TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "msgpack>=1.0,<2", "cryptography>=42", *SERVE, *CLIENT]
 # What the tests compare with; every such test is skipped, with the reason, where this is missing. On x86-64 Linux the
 # default index serves the CUDA build of torch, which is large and works all the same.
 REFERENCE = ["torch==2.13.0", "transformers>=5,<6", "peft>=0.21,<1", "datasets>=4,<6",
@@ -42,6 +44,8 @@ EXTRAS = {
     "beam": ["apache-beam>=2.77,<3"],  # `tfhf records … --beam`; the writers' machines only
     "io": ["tensorflow-io==0.37.1"],  # loads on TensorFlow 2.16 only; nothing here needs it
     "preflight": ["jax==0.10.2", "jaxlib==0.10.2", "libtpu==0.0.51"],  # Python 3.11 or newer
+    "serve": SERVE,
+    "client": CLIENT,
     "test": TEST,
     "reference": REFERENCE,
     "dev": TEST + REFERENCE,

@@ -24,6 +24,8 @@ tfhf evaluate TASK [key=value ...]           checkpoint -> metrics.json
 tfhf predict TASK FILE ... [key=value ...]   files -> predictions
 tfhf export TASK [FILE ...] [key=value ...]  checkpoint -> SavedModel, compared with the model on FILEs
 tfhf preflight TASK --tpu v3-8 [key=value ...]  does the step fit a TPU, what would it cost; needs no TPU
+tfhf card TASK --output RUN [--push REPO]    what the run's files say, as a model card; the model on the Hub
+tfhf serve MODEL ...                         exported models over REST and gRPC, as TF Serving does
 tfhf doctor [--json]                         what is installed, what clashes, the line that mends it
 """
 
@@ -111,6 +113,18 @@ def export(arguments) -> None:
     )
     out_dir = arguments.export_dir or os.path.join(config.output, "export")
     print(exporter.export(task, model, out_dir, files=arguments.files))
+
+
+def card(arguments) -> None:
+    from tfhf import model_card
+
+    module = load_task(arguments.task)
+    given = (module.TASK, recipe_of(module, arguments))
+    if arguments.push:
+        print(model_card.push_to_hub(*given, arguments.push, licence=arguments.licence, checkpoint=arguments.checkpoint,
+                                     private=not arguments.public))
+    else:
+        print(model_card.model_card(*given, arguments.licence))
 
 
 def preflight(arguments) -> int:
@@ -223,6 +237,7 @@ def parser() -> argparse.ArgumentParser:
         ("evaluate", evaluate, "score a checkpoint"),
         ("predict", predict, "predict from files"),
         ("export", export, "write a SavedModel"),
+        ("card", card, "the model card of a run, and its model on the Hugging Face Hub"),
     ):
         command = commands.add_parser(name, help=text)
         command.set_defaults(action=action)
@@ -242,6 +257,10 @@ def parser() -> argparse.ArgumentParser:
                                  help="not the running means that a run with ema_decay keeps")
         if name == "evaluate":
             command.add_argument("--split", help="default: the recipe's data.eval_split")
+        if name == "card":
+            command.add_argument("--push", metavar="USER/NAME", help="upload model, card and TensorBoard's events")
+            command.add_argument("--public", action="store_true", help="the repository is not private")
+            command.add_argument("--licence", default="unknown", help="of the weights, such as mit")
         if name == "export":
             command.add_argument("--export-dir", help="default: OUTPUT/export; the model goes to DIR/TASK/VERSION")
     command = commands.add_parser("preflight", help="compile a task's step for a TPU, without one; 1: does not fit")
@@ -252,6 +271,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--recipe", default="default")
     command.add_argument("--data", help="folder of the records (data.path); they need not be there")
     preflight_command.add_arguments(command)
+    serving = commands.add_parser("serve", help="exported models over REST and gRPC; its own --help", add_help=False)
+    serving.set_defaults(action=None)
     doctor = commands.add_parser("doctor", help="what is installed, what clashes; its own --help", add_help=False)
     doctor.set_defaults(action=None)
     return top
@@ -280,7 +301,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 2 after one clear line for whatever the user can mend."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
     argv = sys.argv[1:] if argv is None else argv
-    handed_over = {"records": "tfrecords.__main__", "doctor": "tfhf.doctor"}
+    handed_over = {"records": "tfrecords.__main__", "doctor": "tfhf.doctor", "serve": "tfhf.server.command"}
     if argv and argv[0] in handed_over:
         return importlib.import_module(handed_over[argv[0]]).main(argv[1:])
     arguments = parse(argv)

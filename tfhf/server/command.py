@@ -1,0 +1,98 @@
+"""`tfhf serve`: REST and gRPC in one process until SIGTERM, which ends it once what it has is answered."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+
+import uvicorn
+
+from tfhf.server import rest, rpc
+from tfhf.server.models import ServeError
+from tfhf.server.service import Limits, Service
+
+NOTE = "for a laptop, Colab and tests; in production let TF Serving serve the same folders (tpu_scripts/serve.sh)"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `tfhf serve`."""
+    parser = argparse.ArgumentParser(prog="tfhf serve", description=f"{__doc__.splitlines()[0]} It is {NOTE}.")
+    parser.add_argument("models", metavar="MODEL", nargs="+",
+                        help="folder of a SavedModel, of its versions, or of models; NAME=FOLDER to name it")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 serves other machines too: it knows no passwords")
+    parser.add_argument("--rest-port", type=int, default=8501, help="0: any free one")
+    parser.add_argument("--grpc-port", type=int, default=8500, help="0: any free one")
+    defaults = Limits()
+    for name, text in (("max_batch", "examples that run together at most"),
+                       ("batch_wait_ms", "how long the first of a batch waits for others"),
+                       ("max_waiting", "examples that may wait for a model; more are refused with 429"),
+                       ("deadline_s", "the longest that a request may take"),
+                       ("max_request_mb", "size of a request"),
+                       ("max_connections", "connections at the same time")):
+        value = getattr(defaults, name)
+        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value,
+                            help=f"{text} (%(default)s)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serves until a signal; returns the exit status: 2 after one line for what the user can mend."""
+    arguments = parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    limits = Limits(**{name: getattr(arguments, name) for name in Limits.__dataclass_fields__})
+    try:
+        service = Service(arguments.models, limits)
+        asyncio.run(serve(service, arguments.host, arguments.rest_port, arguments.grpc_port))
+    except ServeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    service.close()
+    return 0
+
+
+async def serve(service: Service, host: str, rest_port: int, grpc_port: int, ready=print) -> None:
+    """Serves until SIGTERM or SIGINT, or until cancelled; `ready` is told the addresses in one line each.
+
+    Raises:
+        ServeError: an address cannot be had.
+    """
+    limits = service.limits
+    try:
+        rest_socket = socket.create_server((host, rest_port), backlog=1024)
+        rpc_server, grpc_port = rpc.make_server(service, f"{host}:{grpc_port}")
+    except (OSError, RuntimeError) as error:
+        raise ServeError(f"{host}, ports {rest_port} and {grpc_port}: {error}; expected free ones") from error
+    web = _Web(uvicorn.Config(rest.make_app(service), log_level="warning", access_log=False, lifespan="off",
+                              limit_concurrency=limits.max_connections, timeout_keep_alive=30,
+                              timeout_graceful_shutdown=int(limits.deadline_s) + 1))
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):   # not the main thread: no signals
+            loop.add_signal_handler(number, ended.set)
+    await rpc_server.start()
+    serving = asyncio.create_task(web.serve([rest_socket]))
+    for model in service.models.values():
+        ready(f"model {model.name}, version {model.version}: {', '.join(sorted(model.signatures))}", flush=True)
+    ready(f"REST http://{host}:{rest_socket.getsockname()[1]}/v1/models/NAME:predict   gRPC {host}:{grpc_port}",
+          flush=True)
+    ready(NOTE, flush=True)
+    waiting = asyncio.create_task(ended.wait())
+    try:
+        await asyncio.wait([serving, waiting], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+        web.should_exit = True
+        await asyncio.gather(serving, rpc_server.stop(limits.deadline_s))
+
+
+class _Web(uvicorn.Server):
+    """uvicorn without its own handling of signals, which are ours."""
+
+    @contextlib.contextmanager
+    def capture_signals(self):
+        yield
