@@ -18,7 +18,7 @@ def commands():
     """The arguments of every `tfhf …` in a bash block, and of those that tpu_scripts/run.sh passes on."""
     for page in PAGES:
         for line in "".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():
-            words = shlex.split(line)
+            words = shlex.split(line, comments=True)
             if words[:1] == ["tfhf"]:
                 yield pytest.param(words[1:], id=line[:60])
             elif words[:1] == ["tpu_scripts/run.sh"]:
