@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Iterator
 
 from tfhf import weights
+from tfhf.models.efficientnet_lite.config import SIZES as EFFICIENTNET_LITE_SIZES
+from tfhf.models.resnet.config import SIZES as RESNET_SIZES
 from tfhf.models.wav2vec2.config import SIZES as WAV2VEC2_SIZES
 from tfhf.models.wav2vec2.config import Wav2Vec2Config
 from tfhf.models.wav2vec2.tokenizer import Wav2Vec2CTCTokenizer
@@ -27,6 +29,8 @@ _WAV2VEC2 = {"facebook/wav2vec2-large-xlsr-53": "xlsr-53", "facebook/mms-300m": 
              "facebook/mms-1b": "mms-1b", "facebook/wav2vec2-large-robust": "robust"}
 _WAV2VEC2 |= {f"facebook/wav2vec2-{size}": size for size in WAV2VEC2_SIZES if size.startswith(("base", "large"))}
 _WHISPER = {f"openai/whisper-{size}": size for size in WHISPER_SIZES}
+# timm's are named for their training too: timm/resnet50.a1_in1k.
+_TIMM = (*RESNET_SIZES, *(f"tf_{size}" for size in EFFICIENTNET_LITE_SIZES))
 
 
 @contextlib.contextmanager
@@ -39,10 +43,12 @@ def no_checkpoints() -> Iterator[None]:
         folders = {}
 
         def stand_in(name):
-            if name not in folders and (name in _WHISPER or name in _WAV2VEC2):
+            write = (_write_whisper if name in _WHISPER else _write_wav2vec2 if name in _WAV2VEC2 else
+                     _write_timm if _architecture(name) in _TIMM else None)
+            if name not in folders and write is not None:
                 folders[name] = Path(root) / str(len(folders))
                 folders[name].mkdir()
-                (_write_whisper if name in _WHISPER else _write_wav2vec2)(folders[name], name)
+                write(folders[name], name)
             return folders.get(name)
 
         with weights.without_weights(stand_in):
@@ -60,3 +66,11 @@ def _write_wav2vec2(folder, name):
     weights.write_json(folder / "config.json", {"model_type": "wav2vec2", **config.to_dict()})
     letters = string.ascii_uppercase + "'"
     Wav2Vec2CTCTokenizer.from_corpus([letters], case="upper", log=lambda line: None).save_pretrained(folder)
+
+
+def _architecture(name):
+    return name.removeprefix("timm/").partition(".")[0] if name.startswith("timm/") else None
+
+
+def _write_timm(folder, name):
+    weights.write_json(folder / "config.json", {"architecture": _architecture(name), "num_classes": 1000})
