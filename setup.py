@@ -33,7 +33,7 @@ TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "msgpack>=1.0,<2", "cryptograph
 # What the tests compare with; every such test is skipped, with the reason, where this is missing. On x86-64 Linux the
 # default index serves the CUDA build of torch, which is large and works all the same.
 REFERENCE = ["torch==2.13.0", "transformers>=5,<6", "peft>=0.21,<1", "datasets>=4,<6",
-             "jax==0.10.2; python_version >= '3.11'"]
+             "jax==0.10.2; python_version >= '3.11'", "scikit-image>=0.22,<1"]
 
 EXTRAS = {
     "tf": ["tensorflow>=2.20,<2.22"],  # tensorboard comes with it

@@ -94,7 +94,8 @@ def predict(arguments) -> None:
 
     module = load_task(arguments.task)
     config = recipe_of(module, arguments)
-    answers = run.predict(module.TASK, config, arguments.files, arguments.checkpoint, arguments.averaged)
+    options = {"checkpoint": arguments.checkpoint, "averaged": arguments.averaged, "folder": config.output}
+    answers = run.predict(module.TASK, config, arguments.files, **options)
     for path, answer in zip(arguments.files, answers):
         print(f"{path}\t{answer}")
 

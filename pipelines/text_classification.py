@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfhf.config import Config
+from tfhf.data.labels import checked_label
 from tfhf.data.schema import TEXT_LABEL
 from tfhf.data.text import read_text
 from tfhf.decoding.compile import compiled

@@ -105,10 +105,7 @@ class Wav2Vec2CTCTask(Task):  # waveforms in, transcripts out
         else:
             model = Wav2Vec2ForCTC.from_pretrained(o.pretrained, o.new_head, **changes)
         if o.start_from is not None:
-            found = checkpoints.latest_checkpoint(o.start_from)
-            if found is None:
-                raise TaskError(f"task.start_from: {o.start_from} holds no whole checkpoint")
-            checkpoints.load_checkpoint(found[1], model)
+            checkpoints.load_newest(o.start_from, model)
         return model
 
     def loss(self):

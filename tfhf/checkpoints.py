@@ -174,6 +174,18 @@ def latest_checkpoint(run_folder: str) -> tuple[int, str] | None:
     return None
 
 
+def load_newest(run_folder: str, model) -> int:
+    """`load_checkpoint` of the newest whole checkpoint of another run, to begin with its weights; returns its step.
+
+    Raises:
+        CheckpointError: there is none, or it does not fit the model.
+    """
+    found = latest_checkpoint(run_folder)
+    if found is None:
+        raise CheckpointError(f"{run_folder} holds no whole checkpoint, expected the folder of a run that has one")
+    return load_checkpoint(found[1], model)
+
+
 def best_checkpoint(run_folder: str) -> tuple[int, str] | None:
     """(step, folder) of the whole checkpoint with the least eval_loss at its very step, or None if none has one."""
     for _, step, folder in _by_eval_loss(run_folder):

@@ -311,9 +311,26 @@ def _check_of_files(task, model, functions, files):
     request = {inputs[0]: np.array([storage.read_bytes(os.fspath(path)) for path in files], object)}
     rows = [task.load_inputs(os.fspath(path)) for path in files]
     batch = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
-    decoded = np.array([text.encode("utf-8") for text in task.decode(model, batch)], object)
+    answer = _answer(function, request)
+    pairs = zip(task.decode(model, batch), answer[outputs[0]], strict=True)
+    decoded = np.array([_as_bytes(task, prediction, data) for prediction, data in pairs], object)
     # The text is the Python road's; of other outputs, such as scores, only the graph knows.
-    return "serving_default", request, {**_answer(function, request), outputs[0]: decoded}
+    return "serving_default", request, {**answer, outputs[0]: decoded}
+
+
+def _as_bytes(task, prediction, answered):
+    """The bytes that an export must answer: those of a text; or `answered`, a picture's file, if it holds the predicted
+    picture, but for the rounding of one step in 255."""
+    if isinstance(prediction, str):
+        return prediction.encode("utf-8")
+    if not isinstance(prediction, np.ndarray) or prediction.dtype != np.uint8:
+        raise ExportError(f"task {task.name}: files are compared by predictions that are text or uint8 images; got "
+                          f"{getattr(prediction, 'dtype', type(prediction).__name__)}")
+    picture = tf.io.decode_image(answered, expand_animations=False).numpy().astype("int32")
+    if picture.shape != prediction.shape or np.abs(picture - prediction).max() > 1:
+        raise ExportError(f"task {task.name}: serving_default answers a file with a picture of {list(picture.shape)} "
+                          f"that is not the predicted one of {list(prediction.shape)}")
+    return answered
 
 
 def _write(folder, task, functions, requests):

@@ -109,6 +109,16 @@ class JaxTrainer(keras.Model):
         pairs = {name: value if isinstance(value, tuple) else (value, 1.0) for name, value in measures.items()}
         return {name: tuple(ops.cast(number, "float32") for number in pair) for name, pair in pairs.items()}
 
+    def evaluation_outputs(self, runtime):
+        """inputs of any one size of batch -> what the model gives for them, by the weights as they stand."""
+        del runtime
+
+        def call(inputs):
+            self.jax_state_sync()   # during fit the weights are with the step
+            return self.model(jax.tree.map(np.asarray, inputs), training=False)
+
+        return call
+
     def evaluation_sums(self, runtime):
         """A compiled function (inputs, targets, weight) -> (sum of loss * weight, sum of weight); with the averages,
         where they are kept."""

@@ -115,7 +115,7 @@ class History:
 class ProgressLine:
     """One line of text: rewritten in place on a terminal, a line of its own each time elsewhere."""
 
-    def __init__(self, total_steps: int, examples_per_step: int, padding_waste: float, stream=None):
+    def __init__(self, total_steps: int, examples_per_step: int, padding_waste: float | None, stream=None):
         self.total_steps = total_steps
         self.examples_per_step = examples_per_step
         self.padding_waste = padding_waste
@@ -161,8 +161,9 @@ class ProgressLine:
         line = (
             f"step {step}/{self.total_steps} | {' | '.join(f'{name} {value:.4f}' for name, value in values.items())} | "
             f"{figures['examples_per_s']:.1f} examples/s | "
-            f"{step_s:.3f} s/step | input wait {figures['input_wait_s']:.3f} s | padding {self.padding_waste:.1%} | "
-            f"compiles {compiles} | ETA {eta}"
+            f"{step_s:.3f} s/step | input wait {figures['input_wait_s']:.3f} s | "
+            + (f"padding {self.padding_waste:.1%} | " if self.padding_waste is not None else "")
+            + f"compiles {compiles} | ETA {eta}"
         )
         terminal = self._stream.isatty()
         self._stream.write(f"\r\033[K{line}" if terminal else line + "\n")
@@ -182,6 +183,7 @@ class StepCallback(keras.callbacks.Callback):
         total_steps: the run's last step, which always logs and saves.
         log_every, evaluate_every, checkpoint_every: in steps; 0: only at the end (log, checkpoint) or never (evaluate).
         evaluate: (stopped) -> evaluation loss, or None when `stopped()` turned true before it was known.
+        pictures: () -> {name: uint8 [n, height, width, 3]}, shown in TensorBoard after each evaluation.
         save: (step) -> None, begins to write the checkpoint.
         keep_best: save after an evaluation, too, whose loss is among this many least ones of the run.
         stop: signals; one that came makes the step that is under way the last one.
@@ -204,6 +206,7 @@ class StepCallback(keras.callbacks.Callback):
         evaluate_every: int,
         checkpoint_every: int,
         evaluate: Callable[[Callable[[], bool]], float | None],
+        pictures: Callable[[], dict],
         save: Callable[[int], None],
         keep_best: int,
         stop: StopSignals,
@@ -212,7 +215,7 @@ class StepCallback(keras.callbacks.Callback):
         self.trainer, self.history, self.line, self.clock, self.writer = trainer, history, line, clock, writer
         self.start_step, self.total_steps, self.step = start_step, total_steps, start_step
         self.log_every, self.evaluate_every, self.checkpoint_every = log_every, evaluate_every, checkpoint_every
-        self.evaluate, self.save, self.keep_best, self.stop = evaluate, save, keep_best, stop
+        self.evaluate, self.pictures, self.save, self.keep_best, self.stop = evaluate, pictures, save, keep_best, stop
 
     def on_train_begin(self, logs=None):
         # A run that was stopped during an evaluation has saved without it.
@@ -263,6 +266,7 @@ class StepCallback(keras.callbacks.Callback):
             self.history.add(step, "eval_loss", loss)
             self.history.flush()
             self._scalars(step, {"eval_loss": loss})
+            show_pictures(self.writer, step, self.pictures())
             self.line.say(f"step {step}: eval_loss {loss:.6f}")
         return loss in sorted(self.history.values("eval_loss")[1])[: self.keep_best]
 
@@ -285,6 +289,14 @@ class StepCallback(keras.callbacks.Callback):
         self.writer.flush()
 
 
+def show_pictures(writer, step: int, pictures: dict) -> None:
+    """{name: uint8 [n, height, width, 3]} in TensorBoard at `step`, all n of each."""
+    with writer.as_default(step=step):
+        for name, picture in pictures.items():
+            tf.summary.image(name, picture, max_outputs=len(picture))
+    writer.flush()
+
+
 def save_pictures(metrics: list, folder: str, run_folder: str, split: str, step: int | None) -> None:
     """The picture of each metric that has `picture() -> uint8 [height, width, 3]`: as FOLDER/NAME.png, and in the run's
     TensorBoard as SPLIT/NAME at `step` (None, the untrained model: 0)."""
@@ -292,8 +304,7 @@ def save_pictures(metrics: list, folder: str, run_folder: str, split: str, step:
     if not pictures:
         return
     writer = tf.summary.create_file_writer(storage.join(run_folder, "tensorboard"))
-    with writer.as_default(step=step or 0):
-        for name, picture in pictures.items():
-            storage.write_bytes(storage.join(folder, f"{name}.png"), tf.io.encode_png(picture).numpy())
-            tf.summary.image(f"{split}/{name}", picture[None])
+    for name, picture in pictures.items():
+        storage.write_bytes(storage.join(folder, f"{name}.png"), tf.io.encode_png(picture).numpy())
+    show_pictures(writer, step or 0, {f"{split}/{name}": picture[None] for name, picture in pictures.items()})
     writer.close()

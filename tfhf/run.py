@@ -12,11 +12,10 @@ import io
 import json
 import os
 import platform
-import re
 import sys
 import tempfile
 import time
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Sequence
 
 import keras
 import numpy as np
@@ -28,6 +27,8 @@ from tfhf.data import storage
 from tfhf.data.pipeline import evaluation_batches, padding_stats
 from tfhf.data.records import read_manifest
 from tfhf.data.schema import RecordError
+from tfhf.evaluation import LossEvaluator, Pictures, PredictionFolder, check_count, data_errors, merged_results
+from tfhf.evaluation import references
 from tfhf.gan import AdversarialLoss, AdversarialPair, GanTrainer
 from tfhf.input_service import Batches, batches_of, watched
 from tfhf.optimizers import freeze, make_optimizer
@@ -113,7 +114,10 @@ def _train(task: Task, config: RunConfig, runtime: Runtime, stop: StopOfAnyHost,
     if newest:
         checkpoints.load_checkpoint(newest[1], trainer.model, trainer.optimizer_state, trainer.averages)
         print(f"{config.output}: going on from step {done}", file=sys.stderr, flush=True)
-    padding = padding_stats(task, config.data.training_path, config.data.train_split).fraction
+    # Images are not padded: a task brings them to one size.
+    padding = None
+    if task.record_type.length_field != "pixels":
+        padding = padding_stats(task, config.data.training_path, config.data.train_split).fraction
     config.save(storage.join(folder, "config.json"))
     history = History(folder, checkpoints.read_history(newest[1]) if newest else ())
     if done < config.steps:
@@ -145,9 +149,10 @@ def _fit(task, config, runtime, trainer, history, done, padding, records, stop, 
         # The clock is a variable of this process, which the hosts of a pod cannot reach.
         return dataset if runtime.kind == "tpu" and runtime.num_hosts > 1 else clock.attach(dataset)
 
-    evaluator = None
+    evaluator = pictures = None
     if config.evaluate_every:
         evaluator = LossEvaluator(task, trainer, runtime, config)
+        pictures = Pictures(task, trainer, runtime, config)
     writer = tf.summary.create_file_writer(storage.join(folder, "tensorboard"))
     saver = checkpoints.CheckpointWriter(config.output, config.keep_checkpoints, config.keep_best)
 
@@ -171,6 +176,7 @@ def _fit(task, config, runtime, trainer, history, done, padding, records, stop, 
         evaluate_every=config.evaluate_every,
         checkpoint_every=config.checkpoint_every,
         evaluate=evaluator,
+        pictures=pictures,
         save=save,
         keep_best=config.keep_best,
         stop=stop,
@@ -291,7 +297,8 @@ def evaluate(
     """Decode every example of a split once and score it; writes metrics.json and predictions.jsonl.
 
     They go to OUTPUT/evaluation/SPLIT-step-N/ (SPLIT-initial/ for the untrained model; SPLIT-step-N-raw/ without
-    averages), and with them NAME.png of a metric that has a picture; TensorBoard shows it too.
+    averages), and with them NAME.png of a metric that has a picture; TensorBoard shows it too. A prediction that is an
+    array of two axes or more is a file there, predictions/ID.png or .npy, and its line holds the name.
 
     Args:
         split: of the records; None: the config's eval_split.
@@ -309,26 +316,27 @@ def evaluate(
     name = (f"{split}-initial" if step is None else f"{split}-step-{step:08d}") + "-raw" * (not averaged)
     folder = storage.join(config.output, "evaluation", name)
     metrics, predictions, begin = task.metrics(), [], time.perf_counter()
+    files = PredictionFolder(folder)
     manifest = read_manifest(storage.join(config.data.path, split))
-    with _data_errors():
+    with data_errors():
         batches = evaluation_batches(
             task, config.data.path, split, batch_size=config.eval_batch_size, drop_longer=config.data.drop_longer
         )
         for batch in batches:
             answers = task.decode(model, batch["inputs"])
-            _check_count(task, answers, config.eval_batch_size)
-            columns = (batch["real"].numpy(), batch["id"].numpy(), batch["reference"].numpy(), answers)
+            check_count(task, answers, config.eval_batch_size)
+            truths = references(task, batch["reference"].numpy())
+            columns = (batch["real"].numpy(), batch["id"].numpy(), truths, answers)
             for real, identity, reference, prediction in zip(*columns):
                 if not real:
                     continue
-                reference = reference.decode("utf-8") if isinstance(reference, bytes) else reference
                 for metric in metrics:
                     metric.update(reference, prediction)
-                predictions.append(
-                    {"id": identity.decode("utf-8"), "reference": _json(reference), "prediction": _json(prediction)}
-                )
+                identity = identity.decode("utf-8")
+                line = {"id": identity, "reference": files.plain(reference, f"{identity}-reference")}
+                predictions.append({**line, "prediction": files.plain(prediction, identity)})
             _show_count("evaluated", len(predictions), manifest["count"], begin)
-    results = {**_merge(metrics), "examples": len(predictions)}
+    results = {**merged_results(metrics), "examples": len(predictions)}
     report = {
         "metrics": results,
         "task": task.name,
@@ -355,8 +363,13 @@ def predict(
     paths: Sequence[str | os.PathLike],
     checkpoint: str | int = "last",
     averaged: bool = True,
+    folder: str | None = None,
 ) -> list:
-    """One prediction per input file, in order; `checkpoint` and `averaged` as in `evaluate`."""
+    """One prediction per input file, in order; `checkpoint` and `averaged` as in `evaluate`.
+
+    With `folder`, `Task.picture` of each goes to FOLDER/predictions/NAME-picture.png, and a prediction that is an
+    array of two axes or more to NAME.png or NAME.npy beside it; its path is then returned in its place.
+    """
     runtime = _start(config)
     task = task_class(config.task)
     examples = [task.load_inputs(os.fspath(path)) for path in paths]  # a bad file is told before a model is built
@@ -368,9 +381,16 @@ def predict(
         padded = part + [part[-1]] * (size - len(part))  # one shape, one compile
         inputs = {key: tf.constant(np.stack([example[key] for example in padded])) for key in part[0]}
         batch = task.decode(model, inputs)
-        _check_count(task, batch, size)
+        check_count(task, batch, size)
         answers += list(batch)[: len(part)]
-    return answers
+    if folder is None:
+        return answers
+    files, names = PredictionFolder(folder, folder), [os.path.splitext(os.path.basename(path))[0] for path in paths]
+    for name, example, answer in zip(names, examples, answers):
+        picture = task.picture(example, answer)
+        if picture is not None:
+            print(f"picture: {files.picture(picture, f'{name}-picture')}", file=sys.stderr, flush=True)
+    return [files.plain(answer, name) for name, answer in zip(names, answers)]
 
 
 def _start(config: RunConfig, shared: bool = False) -> Runtime:
@@ -430,46 +450,6 @@ def _load_weights(model, run_folder: str, checkpoint: str | int, averaged: bool)
             f"{sorted(known)}"
         )
     return checkpoints.load_checkpoint(known[int(checkpoint)], model, averaged=averaged)
-
-
-@contextlib.contextmanager
-def _data_errors() -> Iterator[None]:
-    """tf.data wraps what the pipeline's threads raise in its own error; give back the one line that matters."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        match = (re.search(r"\b(?:tfhf|pipelines|tfrecords)\.[\w.]+: ([^\n]*)", error.message)   # our Python code
-                 or re.search(r"\bRecordError: ([^\n]*)", error.message))                        # a check in the graph
-        if match is None:
-            raise
-        raise RecordError(match[1]) from error
-
-
-def _check_count(task: Task, answers: list, count: int) -> None:
-    if len(answers) != count:
-        raise TaskError(
-            f"task {task.name}: decode() returned {len(answers)} predictions, expected {count}, one per example"
-        )
-
-
-def _merge(metrics: list) -> dict:
-    """All results in one dict; a key that is taken gets the metric's name in front."""
-    merged = {}
-    for metric in metrics:
-        result = metric.result()
-        label = getattr(metric, "name", None) or next(iter(result), "")
-        for key, value in result.items():
-            if key == "examples":  # the runner counts them itself
-                continue
-            name = key if key not in merged else f"{label}_{key}"
-            if name in merged:
-                raise TaskError(f"two metrics both give {name!r}; give them different names (their attribute `name`)")
-            merged[name] = value
-    return merged
-
-
-def _json(value: Any) -> Any:
-    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
 def _show_count(verb: str, count: int, total: int, begin_s: float) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
+
 from tfhf.config import Config
 
 
@@ -60,6 +62,11 @@ class Task:
         """
         raise NotImplementedError(f"task {self.name}: preprocess() is not defined")
 
+    def reference(self, example: dict):
+        """The decoded record -> what `metrics` get as the reference, a tensor of one shape for all records; a truth of
+        any size goes as `tf.io.serialize_tensor` gives it. Called in evaluation only."""
+        return example[self.reference_field]
+
     def build_model(self):
         """The keras model with its weights loaded and every variable created."""
         raise NotImplementedError(f"task {self.name}: build_model() is not defined")
@@ -77,8 +84,18 @@ class Task:
         return []
 
     def decode(self, model, inputs: dict) -> list:
-        """Predictions for a batch of inputs, one per example, in order."""
+        """Predictions for a batch of inputs, one per example, in order. One may be an array, such as an image."""
         raise NotImplementedError(f"task {self.name}: decode() is not defined")
+
+    def pictures(self, inputs: dict, targets, outputs) -> dict:
+        """Name -> uint8 [n, height, width, 3]: what TensorBoard shows of the first examples of the evaluation split at
+        each evaluation while training. All are NumPy with a batch axis; `outputs` are the model's (training=False)."""
+        return {}
+
+    def picture(self, inputs: dict, prediction) -> np.ndarray | None:
+        """uint8 [height, width, 3] of one example, its inputs as `load_inputs` gave them beside its prediction, which
+        `predict` writes as a PNG (`tfhf.pictures.side_by_side`); None: there is nothing to see."""
+        return None
 
     def load_inputs(self, path: str) -> dict:
         """One input file -> the inputs of one example, without the batch axis, as `preprocess` would give them."""

@@ -205,13 +205,35 @@ class Trainer(keras.Model):
             logs = {name: value[None] for name, value in logs.items()}
         return logs
 
+    def evaluation_outputs(self, runtime):
+        """A compiled function: inputs of any one size of batch -> what the model gives for them, weights as in
+        `evaluation_step`. Every replica does the same work."""
+        strategy = runtime.strategy
+
+        @tf.function(jit_compile=runtime.jit_compile, reduce_retracing=True)
+        def outputs(inputs):
+            if strategy is None:
+                return self._evaluated(inputs)
+            return strategy.run(self._evaluated, args=(inputs,))
+
+        def first(inputs):
+            found = outputs(inputs)
+            if strategy is None:
+                return found
+            return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], found)
+
+        return first
+
+    def _evaluated(self, inputs):
+        with self.averages.in_use() if self.averages is not None else contextlib.nullcontext():
+            return self.model(inputs, training=False)
+
     def evaluation_step(self, inputs, targets, weight):
         """(sum of loss * weight, sum of weight) of this replica's part of a batch, both float32 scalars.
 
         The model has its averaged weights, if they are kept: what `evaluate` and `load_trained` will take.
         """
-        with self.averages.in_use() if self.averages is not None else contextlib.nullcontext():
-            outputs = self.model(inputs, training=False)
+        outputs = self._evaluated(inputs)
         losses = example_losses(self.loss_function, targets, outputs, weight)
         weight = tf.cast(weight, tf.float32)
         # A padding example may well have no finite loss (no targets at all); 0 * nan would spoil the sum.

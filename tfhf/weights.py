@@ -16,7 +16,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-_LEAVES = {"kernel": "weight", "embeddings": "weight", "gamma": "weight", "beta": "bias"}
+_LEAVES = {"kernel": "weight", "embeddings": "weight", "gamma": "weight", "beta": "bias",
+           "moving_mean": "running_mean", "moving_variance": "running_var"}
 # Keras keeps inputs before outputs and space before both, torch outputs first.
 _TO_TORCH = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
 _FROM_TORCH = {2: (1, 0), 3: (2, 1, 0), 4: (2, 3, 1, 0)}

@@ -4,4 +4,5 @@ beam.py runs any of them as an Apache Beam pipeline. A writer module has a one-l
 and `open_dataset(arguments) -> Dataset`.
 """
 
-WRITERS = ("asterisk", "audiofolder", "espeak", "hf", "king_james", "reviews", "text")
+WRITERS = ("asterisk", "audiofolder", "espeak", "hf", "imagefolder", "king_james", "mnist5k", "reviews", "skimage",
+           "text")

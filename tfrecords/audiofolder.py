@@ -26,8 +26,8 @@ COLUMNS = {
     "id": ("id",),
     "split": ("split",),
 }
-_SPLIT_NAMES = {"train": "train", "training": "train", "dev": "validation", "validation": "validation",
-                "valid": "validation", "val": "validation", "eval": "validation", "test": "test"}
+SPLIT_NAMES = {"train": "train", "training": "train", "dev": "validation", "validation": "validation",
+               "valid": "validation", "val": "validation", "eval": "validation", "test": "test", "testing": "test"}
 
 
 def add_arguments(parser):
@@ -82,7 +82,7 @@ class AudioFolder(Dataset):
         else:
             self._items = self._tables([transcripts] if transcripts else [n for n in names if n.endswith(TABLES)])
         for split, items in self._items.items():
-            _refuse_double_ids(self._folder, split, items)
+            refuse_double_ids(self._folder, split, items)
 
     def splits(self):
         return tuple(self._items)
@@ -147,7 +147,7 @@ class AudioFolder(Dataset):
         """-> {split: items} from one table per split, or from one table."""
         if not names:
             raise RecordError(f"{self._folder}: no table {TABLES} of transcripts in it; expected one, or --transcripts")
-        by_split = {name: _SPLIT_NAMES.get(os.path.splitext(os.path.basename(name))[0].lower()) for name in names}
+        by_split = {name: SPLIT_NAMES.get(os.path.splitext(os.path.basename(name))[0].lower()) for name in names}
         known = [name for name in names if by_split[name]]
         if not known and len(names) > 1:
             raise RecordError(f"{self._folder}: several tables, {names}; expected one, names like train.csv and "
@@ -178,7 +178,7 @@ class AudioFolder(Dataset):
             language = row.get(columns["language"]) if columns["language"] else ""
             split = row.get(columns["split"]) if columns["split"] else None
             yield {"id": key, "audio": self._sound(file_name, path, number), "text": text.strip(),
-                   "language": str(language or self._language)}, _SPLIT_NAMES.get(str(split).lower(), split)
+                   "language": str(language or self._language)}, SPLIT_NAMES.get(str(split).lower(), split)
 
     def _column(self, field, row, path):
         if field in self._columns:
@@ -228,7 +228,7 @@ def read_table(path):
     raise RecordError(f"{path}: unknown kind of table, expected {TABLES}")
 
 
-def _refuse_double_ids(folder, split, items):
+def refuse_double_ids(folder, split, items):
     seen = set()
     for item in items:
         if item["id"] in seen:

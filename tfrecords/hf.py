@@ -1,12 +1,15 @@
 """Any Hugging Face `datasets` dataset: the hub, a save_to_disk folder, or a builder over files; streamed or not.
 
+--records speech_text (default), image_label or image_pair: what is written, and so which fields are looked for.
 --source NAME[,KEY=VALUE…]; several --source are interleaved. Keys: config, revision, data_files, data_dir;
-  text, audio, language, id (which column holds the field); lang (a constant language code).
+  text, audio, language, image, label, target, id (which column holds the field); lang (a constant language code).
+  A label is a whole number; the names of a ClassLabel column go into the manifest.
 --splits OUT=SOURCE…, for example --splits train=train+validation test=test. A + joins splits.
 --filter "COLUMN OP VALUE", OP one of == != >= <= > < ~ (contains); all must hold; applied to every source.
 Examples:
   --source mozilla-foundation/common_voice_11_0,config=hi,text=sentence --splits train=train+validation test=test
   --source json,data_files=a.jsonl --source parquet,data_files=b.parquet --probabilities 0.7 0.3
+  --records image_label --source food101 --splits train test=validation
 """
 
 import os
@@ -14,14 +17,24 @@ import re
 
 import numpy as np
 
+from tfhf.data import storage
 from tfhf.data.audio import load_audio, resample
-from tfhf.data.schema import RecordError
+from tfhf.data.image_records import image_label, image_pair
+from tfhf.data.schema import IMAGE_LABEL, IMAGE_PAIR, SPEECH_TEXT, RecordError
 from tfhf.data.writing import Dataset
-from tfrecords.audiofolder import COLUMNS
+from tfrecords import audiofolder
 
 STOPPING = ("first_exhausted", "all_exhausted", "all_exhausted_without_replacement")
 _SOURCE_KEYS = ("config", "revision", "data_files", "data_dir", "lang")
-_FIELDS = ("audio", "text", "language", "id")
+# Record type -> its fields here, and of these the files: columns of bytes, of paths, or of the library's own types.
+RECORDS = {SPEECH_TEXT: ("audio", "text", "language", "id"), IMAGE_LABEL: ("image", "label", "id"),
+           IMAGE_PAIR: ("image", "target", "id")}
+_FILES = ("audio", "image", "target")
+_OPTIONAL = ("language", "id")
+_FIELDS = tuple(dict.fromkeys(field for fields in RECORDS.values() for field in fields))
+COLUMNS = {**audiofolder.COLUMNS, "image": ("image", "img", "picture", "jpg", "png", "input_image"),
+           "label": ("label", "labels", "fine_label", "class", "cls"),
+           "target": ("target", "ground_truth", "gt", "hr", "output_image", "edited_image")}
 _FILTER = re.compile(r"\s*([\w.\- ]+?)\s*(==|!=|>=|<=|>|<|~)\s*(.*?)\s*")
 _COMPARE = {
     "==": lambda a, b: a == b, "!=": lambda a, b: a != b, ">=": lambda a, b: a >= b, "<=": lambda a, b: a <= b,
@@ -31,6 +44,8 @@ _COMPARE = {
 
 def add_arguments(parser):
     parser.add_argument("--source", action="append", required=True, metavar="NAME[,KEY=VALUE…]")
+    parser.add_argument("--records", choices=[kind.name for kind in RECORDS], default=SPEECH_TEXT.name,
+                        help="type of the records (%(default)s)")
     parser.add_argument("--filter", action="append", default=[], metavar="'COLUMN OP VALUE'")
     parser.add_argument("--probabilities", nargs="+", type=float, help="how often each source is drawn (all alike)")
     parser.add_argument("--stopping", choices=STOPPING, default=STOPPING[0], help="when interleaving ends")
@@ -44,7 +59,7 @@ def add_arguments(parser):
 def open_dataset(arguments):
     dataset = HuggingFace(arguments.source, splits=arguments.splits or ["train"], filters=arguments.filter,
                           probabilities=arguments.probabilities, stopping=arguments.stopping, seed=arguments.seed,
-                          streaming=arguments.streaming, max_examples=arguments.max_examples,
+                          streaming=arguments.streaming, max_examples=arguments.max_examples, records=arguments.records,
                           licence=arguments.licence, origin=arguments.origin)
     arguments.splits = None   # --splits was OUT=SOURCE here; all of them are written
     return dataset
@@ -92,7 +107,8 @@ class HuggingFace(Dataset):
     name = "hf"
 
     def __init__(self, sources, *, splits=("train",), filters=(), probabilities=None, stopping=STOPPING[0], seed=0,
-                 streaming=False, max_examples=None, licence="unknown", origin=""):
+                 streaming=False, max_examples=None, records=SPEECH_TEXT.name, licence="unknown", origin=""):
+        self.record_type, self._fields = next((kind, RECORDS[kind]) for kind in RECORDS if kind.name == records)
         self._sources = [parse_source(source) for source in sources]
         self._splits = {out: source or out for out, _, source in (split.partition("=") for split in splits)}
         self._filters = [parse_filter(text) for text in filters]
@@ -110,9 +126,11 @@ class HuggingFace(Dataset):
         return tuple(self._splits)
 
     def options(self, split):
-        return {"sources": self._sources, "split": self._splits[split], "filters": self._filters, "seed": self._seed,
-                "probabilities": self._probabilities, "stopping": self._stopping, "max_examples": self._max_examples,
-                "streaming": self._streaming}   # the library interleaves a stream in another order
+        options = {"sources": self._sources, "split": self._splits[split], "filters": self._filters, "seed": self._seed,
+                   "probabilities": self._probabilities, "stopping": self._stopping,
+                   "max_examples": self._max_examples,
+                   "streaming": self._streaming}   # the library interleaves a stream in another order
+        return {**options, "classes": self._classes(split)} if "label" in self._fields else options
 
     def examples(self, split, start=0):
         import datasets
@@ -129,17 +147,29 @@ class HuggingFace(Dataset):
             joined = joined.take(self._max_examples)
         for number, row in enumerate(joined.skip(start) if start else joined, start):
             key = row.get("id")
-            yield {"id": f"{number:08d}" if key is None else str(key), "audio": row["audio"], "text": row["text"],
-                   "language": row.get("language") or ""}
+            item = {field: row[field] for field in self._fields if field not in _OPTIONAL}
+            if "language" in self._fields:
+                item["language"] = row.get("language") or ""
+            yield {"id": f"{number:08d}" if key is None else str(key), **item}
 
     def load(self, item):
-        name, rate_hz = f"example {item['id']!r}", self.record_type.sample_rate_hz
-        audio = item["audio"]
+        name = f"example {item['id']!r}"
+        if self.record_type is SPEECH_TEXT:
+            return self._speech(item, name)
+        images, names = zip(*(_image(item[field], name, field) for field in ("image", "target") if field in item))
+        if self.record_type is IMAGE_PAIR:
+            return image_pair(item["id"], *images, names)
+        if not isinstance(item["label"], int):
+            raise RecordError(f"{name}: the label is {item['label']!r}, expected a whole number")
+        return image_label(item["id"], images[0], item["label"], names[0])
+
+    def _speech(self, item, name):
+        audio, rate_hz = item["audio"], self.record_type.sample_rate_hz
         if isinstance(audio, dict) and "array" in audio:
             samples = np.asarray(audio["array"], np.float32)
             audio = resample(samples, audio["sampling_rate"], rate_hz, name)
         elif isinstance(audio, dict):
-            audio = load_audio(_content(audio, name), rate_hz, f"{name} ({audio.get('path') or 'bytes'})")
+            audio = load_audio(_content(audio, name, "audio"), rate_hz, f"{name} ({audio.get('path') or 'bytes'})")
         else:
             raise RecordError(f"{name}: the audio column holds a {type(audio).__name__}, expected a sound "
                               "file's bytes, its path, or {'array', 'sampling_rate'}")
@@ -148,7 +178,8 @@ class HuggingFace(Dataset):
         return {**item, "audio": audio, "text": item["text"].strip()}
 
     def _open(self, source, split):
-        """-> dataset of columns audio (dict), text and, where there are any, language and id; filtered."""
+        """-> dataset of the columns that the record type has here, files as dicts; filtered. The optional ones may be
+        missing, but for the language."""
         import datasets
 
         parts = [self._load_split(source, part) for part in split.split("+")]
@@ -163,16 +194,29 @@ class HuggingFace(Dataset):
                 raise RecordError(f"--filter: {where} has no column {column!r}, it has {list(features)}")
             dataset = dataset.filter(lambda value, operator=operator, wanted=wanted: passes(value, operator, wanted),
                                      input_columns=[column])
-        columns = {field: found for field in _FIELDS if (found := _column(source, field, features, where))}
+        columns = {field: found for field in self._fields if (found := _column(source, field, features, where))}
         if len(set(columns.values())) < len(columns):
             raise RecordError(f"{where}: one column is taken for two fields: {columns}; name them in --source")
         dataset = dataset.select_columns(list(columns.values()))
         dataset = dataset.rename_columns({column: field for field, column in columns.items() if column != field})
-        if "language" not in columns:
+        if "language" in self._fields and "language" not in columns:
             known = datasets.Features({field: dataset.features[field] for field in columns})
             known["language"] = datasets.Value("string")
             dataset = dataset.map(_Constant("language", source.get("lang", "")), features=known)
-        return _as_structs(dataset)
+        for field in _FILES:
+            if field in columns:
+                dataset = _as_structs(dataset, field)
+        return dataset
+
+    def _classes(self, split):
+        """-> names of the labels, [] where the column holds bare numbers; RecordError where sources differ."""
+        import datasets
+
+        kinds = [self._open(source, self._splits[split]).features["label"] for source in self._sources]
+        names = [list(kind.names) if isinstance(kind, datasets.ClassLabel) else [] for kind in kinds]
+        if any(other != names[0] for other in names):
+            raise RecordError(f"the sources name their labels differently: {names}, expected the same names in each")
+        return names[0]
 
     def _load_split(self, source, split):
         import datasets
@@ -217,32 +261,34 @@ def _struct():
 
 
 def _undecoded(dataset):
-    """Audio columns as plain {"bytes", "path"}: we decode; the library's Audio type would need torchcodec.
+    """Audio and image columns as plain {"bytes", "path"}: we decode; the library's Audio type would need torchcodec,
+    and its Image type would give pixels, not the file.
 
     Before anything else is done with the dataset: a streamed one decodes as soon as rows are selected or filtered.
     """
     import datasets
 
     for column, kind in dataset.features.items():
-        if isinstance(kind, datasets.Audio):
-            dataset = dataset.cast_column(column, datasets.Audio(decode=False)).cast_column(column, _struct())
+        if isinstance(kind, (datasets.Audio, datasets.Image)):
+            dataset = dataset.cast_column(column, type(kind)(decode=False)).cast_column(column, _struct())
     return dataset
 
 
-def _as_structs(dataset):
+def _as_structs(dataset, column):
     """A column of paths or of bytes as {"bytes", "path"} too, so that sources that differ can be interleaved."""
     import datasets
 
-    kind = dataset.features["audio"]
+    kind = dataset.features[column]
     if getattr(kind, "dtype", None) not in ("string", "large_string", "binary", "large_binary"):
         return dataset
     field = "path" if kind.dtype.endswith("string") else "bytes"
-    features = datasets.Features({**dataset.features, "audio": _struct()})
-    return dataset.map(_as_struct, input_columns=["audio"], fn_kwargs={"field": field}, features=features)
+    features = datasets.Features({**dataset.features, column: _struct()})
+    return dataset.map(_as_struct, input_columns=[column], fn_kwargs={"column": column, "field": field},
+                       features=features)
 
 
-def _as_struct(value, field):
-    return {"audio": {"bytes": None, "path": None, field: value}}
+def _as_struct(value, column, field):
+    return {column: {"bytes": None, "path": None, field: value}}
 
 
 def _column(source, field, features, where):
@@ -253,21 +299,35 @@ def _column(source, field, features, where):
     if field == "language" and "lang" in source:
         return None
     found = [name for name in COLUMNS[field] if name in features]
-    if field == "audio":   # a column that says it is audio goes before one that is called path
-        found = [name for name, kind in features.items() if type(kind).__name__ == "Audio"] + found
-    if not found and field in ("audio", "text"):
+    if field in ("audio", "image"):   # a column that says it is audio goes before one that is called path
+        own = [name for name, kind in features.items() if type(kind).__name__ == field.capitalize()]
+        found = [name for name in found if name in own] + own + found
+    if not found and field not in _OPTIONAL:
         raise RecordError(f"{where}: no column for the {field}; it has {list(features)}, expected one of "
                           f"{COLUMNS[field]} or {field}=COLUMN in --source")
     return found[0] if found else None
 
 
-def _content(audio, name):
-    """{"bytes", "path"} -> the sound file's bytes, or its local path."""
-    if audio.get("bytes"):
-        return audio["bytes"]
-    path = audio.get("path")
+def _image(value, name, field):
+    """A row's image column -> (bytes of the file, what to call it)"""
+    if not isinstance(value, dict) or "bytes" not in value:
+        raise RecordError(f"{name}: the {field} column holds a {type(value).__name__}, expected an image file's bytes, "
+                          "or its path")
+    content = _content(value, name, field)
+    where = f"{name} ({field}, {value.get('path') or 'bytes'})"
+    try:
+        return (content if isinstance(content, bytes) else storage.read_bytes(content)), where
+    except FileNotFoundError as error:
+        raise RecordError(f"{where}: no such file") from error
+
+
+def _content(value, name, field):
+    """{"bytes", "path"} -> the file's bytes, or its local path."""
+    if value.get("bytes"):
+        return value["bytes"]
+    path = value.get("path")
     if not path:
-        raise RecordError(f"{name}: neither bytes nor a path in its audio column")
+        raise RecordError(f"{name}: neither bytes nor a path in its {field} column")
     if "://" not in path:
         return path
     import fsspec   # comes with datasets; streamed archives have paths like zip://a.wav::https://…

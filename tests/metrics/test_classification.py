@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfhf.metrics.classification import Accuracy, ByNumber, ConfusionMatrix
+from tfhf.metrics.classification import Accuracy, ByNumber, ConfusionMatrix, Ranked, TopAccuracy
 from tfhf.metrics.heat_map import draw_text
 
 PAIRS = [("en", "en")] * 6 + [("en", "de")] * 2 + [("de", "de")] * 3 + [("de", "en")] + [("fr", "de")]
@@ -22,6 +22,18 @@ def _fill(metric):
 def test_accuracy():
     assert _fill(Accuracy()).result() == {"accuracy": 9 / 13, "correct": 9, "examples": 13}
     assert math.isnan(Accuracy().result()["accuracy"])
+
+
+def test_top_accuracy_goes_by_numbers():
+    metric = TopAccuracy((1, 3))
+    # Two classes may have one name, as ImageNet's cranes: the numbers tell them apart.
+    for reference, numbers in ((4, (4, 1, 2)), (1, (4, 1, 2)), (7, (4, 1, 2)), (2, (4, 1, 2, 9))):
+        metric.update(np.int64(reference), Ranked("crane", numbers))
+    assert metric.result() == {"top_1": 1 / 4, "top_3": 3 / 4, "examples": 4}
+    assert Ranked("crane", (4, 1)) == "crane" and Ranked("crane", np.array([4, 1])).numbers == (4, 1)
+    assert math.isnan(TopAccuracy().result()["top_5"])
+    with pytest.raises(ValueError, match="the prediction ranks 2 classes, expected at least 3"):
+        metric.update(1, Ranked("crane", (4, 1)))
 
 
 def test_confusion_matrix():

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from tfhf.data.records import RecordReader, read_manifest
-from tfhf.data.schema import SPEECH_TEXT, RecordError
+from tfhf.data.schema import IMAGE_LABEL, IMAGE_PAIR, SPEECH_TEXT, RecordError
 from tfrecords.__main__ import main
 from tfrecords.hf import HuggingFace, parse_filter, parse_source, passes
 
@@ -125,3 +125,45 @@ def test_filter_values():
     assert not passes(None, "!=", "b") and not passes(1, "==", "2")
     with pytest.raises(RecordError, match="number 3"):
         passes(3, "<", "x")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A save_to_disk folder of six PNGs: an Image column, a ClassLabel, and the same twice the size."""
+    image = pytest.importorskip("PIL.Image", reason="writes PNGs for the test")
+    rows = {"img": [], "label": [], "hr": []}
+    for number in range(6):
+        for column, side in (("img", 4), ("hr", 8)):
+            path = str(tmp_path / f"{column}-{number}.png")
+            image.fromarray(np.full((side, 3 * side // 2, 3), 40 * number, "uint8")).save(path)
+            rows[column].append(path)
+        rows["label"].append(number % 2)
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["even", "odd"]),
+                                  "hr": datasets.Value("string")})
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "pictures")
+    return tmp_path
+
+
+@pytest.mark.parametrize("streaming", [[], ["--streaming"]])
+def test_images_with_labels(tmp_path, pictures, streaming):
+    out = records(tmp_path / "out", "--records", "image_label", "--source", str(pictures / "pictures"), *streaming)
+    assert read_manifest(out / "train")["options"]["classes"] == ["even", "odd"]
+    with RecordReader(out / "train", IMAGE_LABEL) as reader:
+        last = IMAGE_LABEL.decode(reader.read(5))
+    assert (int(last["label"]), int(last["pixels"]), last["id"].numpy()) == (1, 24, b"00000005")
+    assert last["image"].numpy() == (pictures / "img-5.png").read_bytes()
+
+
+def test_pairs_of_images_and_what_cannot_be_used(tmp_path, pictures, capsys):
+    source = str(pictures / "pictures")
+    out = records(tmp_path / "out", "--records", "image_pair", "--source", source)
+    with RecordReader(out / "train", IMAGE_PAIR) as reader:
+        first = IMAGE_PAIR.decode(reader.read(0))
+    assert first["target"].numpy() == (pictures / "hr-0.png").read_bytes()
+    assert first["image"].numpy() == (pictures / "img-0.png").read_bytes()
+    (pictures / "hr-3.png").write_bytes((pictures / "hr-3.png").read_bytes()[:60])
+    assert main(["hf", "--out", str(tmp_path / "bad"), "--records", "image_pair", "--source", source]) == 1
+    assert "example '00000003' (target, " in capsys.readouterr().err.splitlines()[-1]
+    arguments = ["--records", "image_label", "--source", f"{source},label=hr"]
+    assert main(["hf", "--out", str(tmp_path / "bad"), *arguments]) == 1
+    assert "hr-0.png', expected a whole number" in capsys.readouterr().err.splitlines()[-1]

@@ -9,6 +9,9 @@ pipeline.py   records into batches; the order is a function of seed, epoch and s
 plan.py       that order, in numpy, for mixtures too
 packing.py    short examples into full rows, from the index alone
 throughput.py how fast records come, without a model
+image.py      image files into pixels and back; exif.py which side is up; image_records.py their examples, checked
+augment.py    random changes of images; image_view.py the square of them that a classifier sees
+labels.py     numbers of classes, checked, and their names
 audio.py      sound files into float32 mono at one sample rate
 storage.py    the few file operations that a folder and a gs:// path share
 gcs.py        those of gs://, through Google's client

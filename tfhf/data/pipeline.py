@@ -110,7 +110,7 @@ def evaluation_batches(task, path, split, *, batch_size, num_hosts=1, host_index
     def prepare(example, real, bucket):
         inputs, targets, weight = task.preprocess(example, bucket, False)
         return {"inputs": inputs, "targets": targets, "weight": tf.where(real, tf.cast(weight, tf.float32), 0.0),
-                "real": real, "reference": example[task.reference_field], "id": example["id"]}
+                "real": real, "reference": task.reference(example), "id": example["id"]}
 
     dataset = _read_and_map(task, reader, batches, prepare, None, buckets, local, readahead_bytes)
     return finished(dataset.apply(tf.data.experimental.assert_cardinality(len(plan))))

@@ -2,7 +2,7 @@
 
 A record is a serialized tf.train.Example, so any TFRecord tool reads it. Audio lies in it as little-endian int16 PCM or
 as a FLAC stream of the same int16 samples, mono, never padded and never normalised; padding and features belong to the
-task and the model.
+task and the model. Images lie in it as the bytes of their files.
 """
 
 import dataclasses
@@ -378,4 +378,57 @@ TEXT_LABEL = RecordType(
         Field("length", "int"),             # number of bytes of the text in UTF-8
     ),
     length_field="length",
+)
+
+# Images lie in records as the bytes of their files, JPEG or PNG (a GIF or BMP decodes as well), never encoded again.
+# `pixels` is height * width of the first image. tfhf/data/image_records.py makes and checks these at write time.
+IMAGE_LABEL = RecordType(
+    name="image_label",
+    version=1,
+    fields=(
+        Field("id", "string"),
+        Field("image", "bytes"),
+        Field("label", "int"),              # number of the class
+        Field("pixels", "int"),
+    ),
+    length_field="pixels",
+)
+
+IMAGE_PAIR = RecordType(
+    name="image_pair",
+    version=1,
+    fields=(
+        Field("id", "string"),
+        Field("image", "bytes"),            # what the model gets; empty where the task makes it of the target
+        Field("target", "bytes"),           # what it should make of it; of another size in super-resolution
+        Field("pixels", "int"),
+    ),
+    length_field="pixels",
+)
+
+STEREO = RecordType(
+    name="stereo",
+    version=1,
+    fields=(
+        Field("id", "string"),
+        Field("left", "bytes"),             # rectified, both of one size
+        Field("right", "bytes"),
+        Field("disparity", "bytes", b""),   # of the left image, a 16-bit grey PNG; empty where none was measured
+        Field("disparity_scale", "float", 1.0),   # pixels of disparity = value * scale; the value 0 is invalid
+        Field("pixels", "int"),
+    ),
+    length_field="pixels",
+)
+
+IMAGE_DEPTH = RecordType(
+    name="image_depth",
+    version=1,
+    fields=(
+        Field("id", "string"),
+        Field("image", "bytes"),
+        Field("depth", "bytes"),            # a 16-bit grey PNG of the image's size
+        Field("depth_scale", "float"),      # metres = value * scale; the value 0 is invalid
+        Field("pixels", "int"),
+    ),
+    length_field="pixels",
 )

@@ -15,6 +15,23 @@ def fixed_length(values, length, padding):
     return tf.ensure_shape(padded, [length if isinstance(length, int) else None])
 
 
+def fixed_size(image, size, padding):
+    """image [height, width, channels] -> [*size, channels], filled up with `padding` below and to the right.
+
+    `size` is (height, width), Python ints.
+
+    Raises:
+        tf.errors.InvalidArgumentError, when the graph runs: the image is higher or wider.
+    """
+    own = tf.shape(image)[:2]
+    check = tf.debugging.Assert(tf.reduce_all(own <= size), [
+        "RecordError: an image of", own, "pixels (height, width), expected at most", list(size)])
+    with tf.control_dependencies([] if check is None else [check]):   # None: eager, done already
+        missing = tf.maximum(size - own, 0)
+    padded = tf.pad(image, [[0, missing[0]], [0, missing[1]], [0, 0]], constant_values=padding)
+    return tf.ensure_shape(padded, [*size, image.shape[-1]])
+
+
 def to_int16(audio):
     """float audio in [-1, 1), of any shape -> int16, louder samples clipped, as records hold them.
 

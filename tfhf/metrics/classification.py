@@ -22,6 +22,46 @@ class Accuracy:
                 "examples": self._examples}
 
 
+class Ranked(str):
+    """A prediction with its runners-up: the name of the best class, whose `numbers` are the classes best first."""
+
+    def __new__(cls, name, numbers):
+        self = super().__new__(cls, name)
+        self.numbers = tuple(int(number) for number in numbers)
+        return self
+
+
+class TopAccuracy:
+    """Share of the examples whose class is among the best k that were named.
+
+    Args:
+        ranks: the values of k.
+    """
+
+    name = "top_accuracy"
+
+    def __init__(self, ranks=(1, 5)):
+        self._found, self._examples = dict.fromkeys(ranks, 0), 0
+
+    def update(self, reference, prediction):
+        """Adds one example: the class's number, and a `Ranked` of as many numbers as the largest rank, or more.
+
+        Raises:
+            ValueError: fewer numbers.
+        """
+        if len(prediction.numbers) < max(self._found):
+            raise ValueError(f"top_accuracy: the prediction ranks {len(prediction.numbers)} classes, expected at least "
+                             f"{max(self._found)}")
+        for rank in self._found:
+            self._found[rank] += int(reference) in prediction.numbers[:rank]
+        self._examples += 1
+
+    def result(self):
+        """{top_1, top_5: shares, by rank; examples}; a share of no example is NaN."""
+        return {**{f"top_{rank}": _ratio(found, self._examples) for rank, found in self._found.items()},
+                "examples": self._examples}
+
+
 class ConfusionMatrix:
     """How often each class was taken for each, and the figures of the single classes.
 

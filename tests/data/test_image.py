@@ -1,0 +1,143 @@
+"""Decoding, encoding and resizing of images, against PIL; and what cannot be decoded."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfhf.data.image import (ImageError, decode_checked, decode_depth, decode_image, depth_size, encode_depth,
+                             encode_png, image_size, read_image, resize, to_float, to_uint8)
+
+Image = pytest.importorskip("PIL.Image", reason="the reference; it comes with tensorboard")
+RANDOM = np.random.default_rng(0)
+COLOURS = np.kron(RANDOM.integers(0, 256, (5, 7, 3)), np.ones((4, 4, 1))).astype("uint8")   # 20 x 28, smooth for JPEG
+IN_GRAPH = tf.function(decode_image, input_signature=[tf.TensorSpec([], tf.string)])
+
+
+def encoded(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def rgb(data):
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@pytest.mark.parametrize("mode, kind", [
+    ("RGB", "PNG"), ("L", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("LA", "PNG"), ("1", "PNG"), ("RGB", "JPEG"),
+    ("L", "JPEG"), ("CMYK", "JPEG"), ("P", "GIF"), ("RGB", "BMP")])
+def test_every_kind_of_file_as_pil_reads_it(mode, kind):
+    image = Image.fromarray(COLOURS)
+    if mode == "RGBA":
+        image.putalpha(Image.fromarray(COLOURS[..., 0]))
+    data = encoded(image.convert(mode), kind)
+    found = IN_GRAPH(data).numpy()
+    assert found.dtype == np.uint8 and found.shape == (20, 28, 3)
+    np.testing.assert_allclose(found.astype(int), rgb(data), atol=1)
+    grey = decode_image(data, channels=1).numpy()[..., 0]
+    np.testing.assert_allclose(grey.astype(int), np.asarray(Image.fromarray(found).convert("L")), atol=0)
+
+
+def test_16_bit_grey_keeps_its_upper_eight():
+    values = RANDOM.integers(0, 65536, (6, 9)).astype("uint16")
+    data = encoded(Image.fromarray(values), "PNG")
+    np.testing.assert_array_equal(IN_GRAPH(data).numpy()[..., 1], values >> 8)
+
+
+def test_an_animation_gives_its_first_frame_and_one_pixel_is_an_image():
+    frames = [Image.fromarray(np.full((6, 5, 3), value, "uint8")) for value in (10, 200)]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(IN_GRAPH(data).numpy(), np.full((6, 5, 3), 10))
+    pixel = decode_checked(encoded(Image.new("RGB", (1, 1), (1, 2, 3)), "PNG"), "pixel")
+    assert pixel.tolist() == [[[1, 2, 3]]]
+    assert resize(to_float(pixel), (4, 3), "bicubic").shape == (4, 3, 3)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
+def test_a_truncated_file_is_an_error_that_names_it(tmp_path, kind):
+    data = encoded(Image.fromarray(RANDOM.integers(0, 256, (40, 40, 3)).astype("uint8")), kind)
+    path = tmp_path / f"photo.{kind.lower()}"
+    path.write_bytes(data[:len(data) // 2])
+    with pytest.raises(ImageError, match=rf"photo.{kind.lower()}: {len(data) // 2} bytes that cannot be decoded"):
+        read_image(path)
+    path.write_bytes(data)
+    assert read_image(path, channels=1).shape == (40, 40, 1)
+
+
+def test_other_errors(tmp_path, monkeypatch):
+    with pytest.raises(ImageError, match="text: 5 bytes that cannot be decoded, .*Unknown image file format"):
+        image_size(b"hello", "text")
+    with pytest.raises(ImageError, match="empty: 0 bytes"):
+        image_size(b"", "empty")
+    with pytest.raises(FileNotFoundError, match="none.png"):
+        read_image(tmp_path / "none.png")
+    with pytest.raises(ValueError, match="channels is 4, expected 1 or 3"):
+        decode_image(b"", channels=4)
+    with pytest.raises(ValueError, match="method is 'lanczos', expected one of"):
+        resize(np.zeros((4, 4, 3), "float32"), (2, 2), "lanczos")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Unknown image file format"):
+        IN_GRAPH(b"hello")
+    monkeypatch.setattr("tfhf.data.image.MAX_PIXELS", 100)
+    with pytest.raises(ImageError, match="large: 20 x 28 pixels, expected at most 100"):
+        image_size(encoded(Image.fromarray(COLOURS), "PNG"), "large")
+
+
+def test_pngs_come_back_and_pixels_are_rounded():
+    for channels in (1, 3):
+        image = COLOURS[..., :channels]
+        np.testing.assert_array_equal(decode_image(encode_png(image), channels).numpy(), image)
+    np.testing.assert_array_equal(to_uint8(to_float(np.arange(256, dtype="uint8"))), np.arange(256))
+    assert to_uint8([-1.0, 0.5, 0.1, 2.0]).numpy().tolist() == [0, 128, 26, 255]
+
+
+def test_depth_keeps_unit_and_invalid_pixels():
+    depth = np.array([[0.0, 0.001, 1.2345], [np.inf, 70.0, -1.0], [np.nan, 1e-9, 65.535]], "float32")[..., None]
+    data = encode_depth(depth, 0.001).numpy()
+    assert np.asarray(Image.open(io.BytesIO(data))).tolist() == [[0, 1, 1234], [0, 65535, 0], [0, 1, 65535]]
+    found, valid = decode_depth(data, 0.001)
+    assert valid.numpy()[..., 0].tolist() == [[False, True, True], [False, True, False], [False, True, True]]
+    np.testing.assert_allclose(found.numpy()[..., 0],
+                               [[0, 0.001, 1.234], [0, 65.535, 0], [0, 0.001, 65.535]], rtol=1e-6)
+
+
+def test_what_is_no_depth():
+    grey = Image.fromarray(np.ones((4, 5), "uint16"))
+    assert depth_size(encoded(grey, "PNG"), "d") == (4, 5)
+    for image, kind, message in (
+        (Image.fromarray(COLOURS), "PNG", "d.png: a PNG of 8 bits and colour type 2, expected a 16-bit grey PNG"),
+        (Image.fromarray(COLOURS[..., 0]), "PNG", "d.png: a PNG of 8 bits and colour type 0"),
+        (Image.fromarray(COLOURS), "JPEG", "d.png: .* bytes that begin with"),
+        (Image.fromarray(np.zeros((4, 5), "uint16")), "PNG", "d.png: all 20 pixels are 0, invalid"),
+    ):
+        with pytest.raises(ImageError, match=message):
+            depth_size(encoded(image, kind), "d.png")
+    with pytest.raises(ImageError, match="d.png: 50 bytes that cannot be decoded"):
+        depth_size(encoded(grey, "PNG")[:50], "d.png")
+
+
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+def test_resizing_equals_pil(method):
+    image = RANDOM.random((48, 60)).astype("float32")
+    for height, width in ((12, 15), (31, 20), (96, 90)):
+        expected = np.asarray(Image.fromarray(image).resize((width, height), getattr(Image.Resampling, method.upper())))
+        found = resize(image[..., None], (height, width), method).numpy()[..., 0]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_area_and_nearest():
+    image = np.arange(16, dtype="float32").reshape(4, 4, 1)
+    assert resize(image, (2, 2), "area").numpy()[..., 0].tolist() == [[2.5, 4.5], [10.5, 12.5]]
+    assert resize(image, (2, 2), "nearest").numpy()[..., 0].tolist() == [[5, 7], [13, 15]]
+    assert resize(image[None].astype("uint8"), (8, 8), "nearest").dtype == tf.float32
+
+
+def test_real_files(assets):
+    folder = assets("scikit-image")
+    with pytest.raises(ImageError, match="truncated.jpg: 400 bytes that cannot be decoded"):
+        read_image(folder / "truncated.jpg")
+    paths = [path for path in folder.iterdir() if path.suffix in (".png", ".jpg", ".gif") and path.stem != "truncated"]
+    assert len(paths) == 34
+    for path in paths:
+        np.testing.assert_array_equal(read_image(path), rgb(path.read_bytes()), path.name)
