@@ -80,12 +80,9 @@ class TextClassificationTask(Task):  # texts in, the name of a class out
         return classifier_inputs(self.tokenizer, texts, self.config.max_tokens[-1] if length is None else length)
 
     def preprocess(self, example, bucket, training):
-        o, label, most = self.config, tf.cast(example["label"], tf.int32), len(self.config.classes) - 1
-        wrong = tf.strings.join(["RecordError: ", example["id"], ": the label is ", tf.strings.as_string(label),
-                                 f", expected 0 to {most}, a number of task.classes"])
-        with tf.control_dependencies([tf.debugging.Assert((label >= 0) & (label <= most), [wrong])]):
-            length = o.max_tokens[0] if len(o.max_tokens) == 1 else tf.gather(
-                tf.constant(o.max_tokens, tf.int64), tf.searchsorted(o.max_bytes, [bucket]))[0]
+        o, label = self.config, checked_label(example, len(self.config.classes))
+        length = o.max_tokens[0] if len(o.max_tokens) == 1 else tf.gather(
+            tf.constant(o.max_tokens, tf.int64), tf.searchsorted(o.max_bytes, [bucket]))[0]
         return {name: value[0] for name, value in self.inputs_of(text_of(example)[None], length).items()}, label, 1.0
 
     def build_model(self):

@@ -17,7 +17,7 @@ from tfhf.models.bert.model import BertForSequenceClassification
 from tfhf.models.classifiers import ModelKindError
 from tfhf.models.gpt2.config import GPT2Config
 from tfhf.models.gpt2.model import GPT2Model
-from tfhf.peft.config import LoraConfig, PeftError
+from tfhf.peft.config import PeftError
 from tfhf.peft.model import PeftModel
 from tfhf.task import TaskError
 from tfhf.tokenizers.training import train_tokenizer

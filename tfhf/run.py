@@ -81,7 +81,7 @@ def train(task_class: type[Task], config: RunConfig) -> dict:
         else:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
         try:
-            with StopSignals() as stop, lost_hosts(runtime), watched(config.input_servers), _data_errors():
+            with StopSignals() as stop, lost_hosts(runtime), watched(config.input_servers), data_errors():
                 return _train(task, config, runtime, StopOfAnyHost(stop, runtime), folder)
         except Preempted as preempted:
             print(preempted.message, file=sys.stderr, flush=True)
@@ -244,34 +244,6 @@ def build_model(task: Task, runtime: Runtime):
         )
     check_built_in_scope(runtime, model)
     return model
-
-
-class LossEvaluator:
-    """The exact loss over a split: sum(loss * weight) / sum(weight), every example once. Call it for the figure.
-
-    The call takes a function `stopped`, asked after each batch; when it says true, the answer is None.
-    """
-
-    def __init__(self, task: Task, trainer: Trainer, runtime: Runtime, config: RunConfig, split: str | None = None):
-        self._arguments = (task, config, Batches(split or config.data.eval_split))
-        self._runtime = runtime
-        self._sums = trainer.evaluation_sums(runtime)
-
-    def __call__(self, stopped: Callable[[], bool] = lambda: False) -> float | None:
-        with _data_errors():
-            dataset = self._runtime.distribute(self._arguments[1].eval_batch_size, self._batches)
-            total = weights = 0.0
-            for inputs, targets, weight in dataset:
-                loss_sum, weight_sum = self._sums(inputs, targets, weight)
-                total, weights = total + float(loss_sum), weights + float(weight_sum)
-                if stopped():
-                    return None
-        if not weights:
-            raise TaskError(f"task {self._arguments[0].name}: every example of {self._arguments[2].split} has weight 0")
-        return total / weights
-
-    def _batches(self, num_hosts: int, host_index: int) -> tf.data.Dataset:
-        return batches_of(*self._arguments, num_hosts, host_index)
 
 
 def load_trained(task: Task, run_folder: str, checkpoint: str | int = "last", averaged: bool = True):

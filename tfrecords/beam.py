@@ -10,7 +10,7 @@ writer's own go to Beam, for example --runner DataflowRunner --project P --regio
 import re
 
 from tfhf.data.audio import AudioError
-from tfhf.data.records import DEFAULT_SHARD_BYTES, RecordWriter
+from tfhf.data.records import DEFAULT_SHARD_BYTES
 from tfhf.data.schema import PCM16, RecordError
 from tfhf.data.shards import FRAME_BYTES, ShardFile, outgrows, shard_name
 from tfhf.data.storage import StorageError

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from keras import ops
 
 from tests.decoding.arpa import estimate
 from tests.decoding.test_ctc import _every_prefix, _logits, _search

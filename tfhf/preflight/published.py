@@ -19,11 +19,9 @@ from tfhf import weights
 from tfhf.models.bert.config import SIZES as BERT_SIZES
 from tfhf.models.bert.config import BertConfig
 from tfhf.models.bert.convert import SPECIAL_TOKENS, write_tokenizer
+from tfhf.models.efficientnet_lite.config import SIZES as EFFICIENTNET_LITE_SIZES
 from tfhf.models.gpt2.config import SIZES as GPT2_SIZES
 from tfhf.models.gpt2.config import GPT2Config
-
-
-from tfhf.models.efficientnet_lite.config import SIZES as EFFICIENTNET_LITE_SIZES
 from tfhf.models.resnet.config import SIZES as RESNET_SIZES
 from tfhf.models.wav2vec2.config import SIZES as WAV2VEC2_SIZES
 from tfhf.models.wav2vec2.config import Wav2Vec2Config
@@ -45,8 +43,6 @@ _GPT2 |= {"distilbert/distilgpt2": "distilgpt2"}
 _BERT = {f"{'sentence-transformers' if size.startswith('all-') else 'google-bert'}/{size}": size for size in BERT_SIZES
          if size != "bert-tiny"}
 _BERT |= {"google/bert_uncased_L-2_H-128_A-2": "bert-tiny"}
-
-
 # timm's are named for their training too: timm/resnet50.a1_in1k.
 _TIMM = (*RESNET_SIZES, *(f"tf_{size}" for size in EFFICIENTNET_LITE_SIZES))
 
@@ -61,14 +57,7 @@ def no_checkpoints() -> Iterator[None]:
         folders = {}
 
         def stand_in(name):
-            if name not in folders and name in _WRITERS:
-                folders[name] = Path(root) / str(len(folders))
-                folders[name].mkdir()
-                _WRITERS[name](folders[name], name)
-
-
-            write = (_write_whisper if name in _WHISPER else _write_wav2vec2 if name in _WAV2VEC2 else
-                     _write_timm if _architecture(name) in _TIMM else None)
+            write = _WRITERS.get(name, _write_timm if _architecture(name) in _TIMM else None)
             if name not in folders and write is not None:
                 folders[name] = Path(root) / str(len(folders))
                 folders[name].mkdir()
@@ -92,6 +81,14 @@ def _write_wav2vec2(folder, name):
     Wav2Vec2CTCTokenizer.from_corpus([letters], case="upper", log=lambda line: None).save_pretrained(folder)
 
 
+def _architecture(name):
+    return name.removeprefix("timm/").partition(".")[0] if name.startswith("timm/") else None
+
+
+def _write_timm(folder, name):
+    weights.write_json(folder / "config.json", {"architecture": _architecture(name), "num_classes": 1000})
+
+
 def _write_gpt2(folder, name):
     config = GPT2Config.of_size(_GPT2[name])
     weights.write_json(folder / "config.json", {"model_type": "gpt2", **config.to_dict()})
@@ -112,11 +109,3 @@ def _write_bert(folder, name):
 
 _WRITERS = {name: write for names, write in ((_WHISPER, _write_whisper), (_WAV2VEC2, _write_wav2vec2),
                                              (_GPT2, _write_gpt2), (_BERT, _write_bert)) for name in names}
-
-
-def _architecture(name):
-    return name.removeprefix("timm/").partition(".")[0] if name.startswith("timm/") else None
-
-
-def _write_timm(folder, name):
-    weights.write_json(folder / "config.json", {"architecture": _architecture(name), "num_classes": 1000})

@@ -3,7 +3,6 @@
 import numpy as np
 import tensorflow as tf
 
-from tfhf.tokenizers.characters_in_graph import shifted
 from tfhf.tokenizers.hash_table import StringTable
 
 
