@@ -4,13 +4,22 @@
 #   make preflight    all recipes, compiled for TPUs, without one     make clean    remove .venv, and the runs
 #   make setup        only the environment, .venv
 # TENSORFLOW=2.21.* tries another release; REFERENCE=no leaves torch and transformers out (their tests are skipped).
-# JOBS=2: how many processes share the files of the quick suite; each takes up to 8 GB.
+# JOBS=2: how many processes share the files of the quick suite; each takes up to 6 GB.
 
 PYTHON     ?= python3
 TENSORFLOW ?= 2.20.*
 REFERENCE  ?= yes
 PYTEST     ?=
 JOBS       ?= 2
+# What XLA compiled stays in memory until its process ends: the suite is run in parts, each in fresh processes.
+FOLDERS := $(patsubst %/,%,$(filter-out tests/__pycache__/,$(sort $(wildcard tests/*/))))
+MODELS  := tests/models tests/layers tests/losses tests/peft
+EMPTY   :=
+COMMA   := ,
+PARTS   := $(subst $(EMPTY) $(EMPTY),$(COMMA),$(filter-out $(MODELS) tests/fixtures,$(FOLDERS))) \
+           $(subst $(EMPTY) $(EMPTY),$(COMMA),$(MODELS)) \
+           $(subst $(EMPTY) $(EMPTY),$(COMMA),$(sort $(wildcard tests/test_[a-r]*.py))) \
+           $(subst $(EMPTY) $(EMPTY),$(COMMA),$(sort $(wildcard tests/test_[s-z]*.py)))
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -51,7 +60,11 @@ setup-test: $(TEST)
 	fi
 
 test: setup-test
-	@$(BIN)/python -m pytest tests -q -p no:cacheprovider -n $(JOBS) --dist loadfile --durations=15 $(PYTEST)
+	@for part in $(PARTS); do \
+	  echo "== $$part"; \
+	  $(BIN)/python -m pytest $$(echo $$part | tr , ' ') -q -p no:cacheprovider -n $(JOBS) --dist loadfile --durations=8 $(PYTEST) \
+	  || exit 1; \
+	done
 
 nightly: setup-test
 	@TFHF_NIGHTLY=1 $(BIN)/python -m pytest tests -q -p no:cacheprovider --durations=30 $(PYTEST)
