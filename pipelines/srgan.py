@@ -102,7 +102,7 @@ class SRGANTask(Task):  # small images in, large ones out
     def decode(self, model, inputs):
         upscale = self._upscale(compiled_once(model, "upscale", lambda x: model(x, training=False), None))
         return [images.to_uint8(upscale(images.to_float(image[:high, :wide]))).numpy()
-                for image, (high, wide) in zip(inputs["pixel_values"], np.asarray(inputs["size"]))]
+                for image, (high, wide) in zip(inputs["pixel_values"], np.maximum(inputs["size"], 1))]  # preflight: 0
 
     def load_inputs(self, path):
         image = images.read_image(path)
