@@ -24,11 +24,14 @@ def test_tensors_are_tensorflows(array):
 
 def _unpacked(array):
     """With the values in their own field, as TensorFlow writes them for small tensors."""
-    proto = tf.make_tensor_proto(array.reshape(-1).tolist() if array.dtype != np.float16 else array.reshape(-1),
-                                 dtype=tf.as_dtype(array.dtype) if array.dtype != object else tf.string,
-                                 shape=array.shape)
-    if proto.tensor_content and array.dtype == np.int32:
-        proto.tensor_content = b""
+    proto = tf.make_tensor_proto(array)
+    values = array.view(np.uint16) if array.dtype == np.float16 else array   # halves go as their bits
+    field = {"f2": "half_val", "f4": "float_val", "f8": "double_val", "i8": "int64_val", "b1": "bool_val",
+             "u4": "uint32_val", "u8": "uint64_val", "O": "string_val"}.get(array.dtype.str[1:], "int_val")
+    for each in ("tensor_content", field):
+        proto.ClearField(each)
+    getattr(proto, field).extend(values.reshape(-1).tolist())
+    np.testing.assert_array_equal(tf.make_ndarray(proto), array)
     return proto
 
 

@@ -21,7 +21,7 @@ def call(channel, data, method=PREDICT):
                                response_deserializer=lambda data: data)(data, timeout=30)
 
 
-def request(**inputs):
+def request():
     message = MESSAGES["PredictRequest"]()
     message.model_spec.name = "echo"
     message.inputs["text"].CopyFrom(to_tensor(["abc"]))

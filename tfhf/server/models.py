@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfhf.wire import NUMBERS, STRING
+from tfhf.wire import NUMBERS
 
 DEFAULT_SIGNATURE = "serving_default"
 METHOD = "tensorflow/serving/predict"
@@ -221,7 +221,7 @@ def _versions(folder):
 def signature_def(signature: Signature) -> dict:
     """{"inputs", "outputs": {name: {"dtype": number, "shape": list or None, "name"}}, "method_name"}, for metadata."""
     def told_of(tensors):
-        return {name: {"dtype": tensor.number if tensor.dtype != object else STRING, "name": tensor.name,
+        return {name: {"dtype": tensor.number, "name": tensor.name,
                        "shape": None if tensor.shape is None else [-1 if size is None else size
                                                                    for size in tensor.shape]}
                 for name, tensor in tensors.items()}

@@ -106,10 +106,12 @@ class Service:
         name = signature or "serving_default"
         model.signature(name)
         allowed = min(deadline_s or self.limits.deadline_s, self.limits.deadline_s)
-        begin, outcome = time.monotonic(), "ok"
+        begin, outcome = time.monotonic(), "INTERNAL"   # what else goes wrong is logged by REST and gRPC
         try:
             future = self._batchers[model.name, name].submit(given, begin + allowed)
-            return await asyncio.wait_for(asyncio.wrap_future(future), allowed)
+            answers = await asyncio.wait_for(asyncio.wrap_future(future), allowed)
+            outcome = "ok"
+            return answers
         except asyncio.TimeoutError:
             outcome = TooLate.code
             raise TooLate(f"no answer within {allowed:g} s") from None
@@ -118,10 +120,6 @@ class Service:
             raise
         except asyncio.CancelledError:
             outcome = "CANCELLED"
-            raise
-        except Exception:
-            outcome = "INTERNAL"
-            log.exception("model %s, signature %s", model.name, name)
             raise
         finally:
             self._requests.labels(model.name, name, outcome).inc()
