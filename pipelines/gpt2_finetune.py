@@ -63,7 +63,7 @@ class GPT2FinetuneTask(CausalLMTask):  # token rows in, -log p out; prompts in, 
 
 TASK = GPT2FinetuneTask
 _ANY = RunConfig(
-    output="runs/gpt2_finetune", data=DataConfig("records"), task=GPT2FinetuneConfig(recompute_activations=True),
+    output="runs/gpt2_finetune", data=DataConfig("records"), task=GPT2FinetuneConfig(),
     batch_size=32, eval_batch_size=32, steps=2000, precision="mixed_bfloat16", log_every=20, checkpoint_every=500,
     evaluate_every=500, steps_per_execution=10,
     optimizer=OptimizerConfig(learning_rate=5e-5, schedule="linear", warmup_steps=100, weight_decay=0.01))

@@ -127,7 +127,7 @@ RECIPES = {
         output="runs/language_id", data=DataConfig("records"), batch_size=64, eval_batch_size=64, steps=10_000,
         precision="mixed_bfloat16", steps_per_execution=10, log_every=50, checkpoint_every=1000, evaluate_every=1000,
         freeze=("/feature_extractor/",), optimizer=OptimizerConfig(learning_rate=5e-5, warmup_steps=1000),
-        task=LanguageIdConfig("facebook/wav2vec2-large-xlsr-53", ("en", "de", "es", "fr"), recompute_activations=True)),
+        task=LanguageIdConfig("facebook/wav2vec2-large-xlsr-53", ("en", "de", "es", "fr"))),
     "tiny_cpu": RunConfig(
         output="runs/language_id", data=DataConfig("records"), batch_size=16, eval_batch_size=16, steps=3000,
         log_every=50, checkpoint_every=500, optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50),

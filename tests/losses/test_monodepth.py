@@ -15,53 +15,19 @@ def _problem():
     return targets, [RNG.uniform(0, 0.3, (2, 32 >> i, 48 >> i, 2)).astype("float32") for i in range(4)]
 
 
-def _reference(targets, disparities, alpha=0.85, smooth=0.1, consistency=1.0):
-    """Equations 1 to 4 in torch's own words: grid_sample, avg_pool2d, interpolate; NCHW."""
-    torch = pytest.importorskip("torch")
-    F = torch.nn.functional
-
-    def warp(image, pixels):
-        height, width = image.shape[2:]
-        x = torch.arange(width) + pixels[:, 0]
-        y = torch.arange(height)[:, None].expand(x.shape)
-        grid = torch.stack([2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1], dim=-1)
-        return F.grid_sample(image, grid, padding_mode="zeros", align_corners=True)
-
-    def dissimilarity(x, y):
-        def mean(image):
-            return F.avg_pool2d(image, 3, 1)
-        covariance = mean(x * y) - mean(x) * mean(y)
-        above = (2 * mean(x) * mean(y) + 0.01**2) * (2 * covariance + 0.03**2)
-        below = (mean(x) ** 2 + mean(y) ** 2 + 0.01**2) * (
-            mean(x * x) - mean(x) ** 2 + mean(y * y) - mean(y) ** 2 + 0.03**2)
-        return ((1 - above / below) / 2).clamp(0, 1)
-
-    def each(x):
-        return x.mean(dim=(1, 2, 3))
-
-    total = 0
-    views = [torch.tensor(targets[name]).permute(0, 3, 1, 2) for name in ("left", "right")]
-    for i, pair in enumerate(disparities):
-        pair, images = torch.tensor(pair).permute(0, 3, 1, 2), [F.interpolate(v, scale_factor=0.5**i, mode="area")
-                                                                for v in views]
-        disparity = pair[:, :1], pair[:, 1:]
-        for own, sign in ((0, -1), (1, 1)):
-            image, d = images[own], disparity[own]
-            rebuilt = warp(images[1 - own], sign * d * image.shape[3])
-            total += alpha * each(dissimilarity(rebuilt, image)) + (1 - alpha) * each((rebuilt - image).abs())
-            for axis in (2, 3):
-                edges = image.diff(dim=axis).abs().mean(dim=1, keepdim=True)
-                total += smooth / 2**i * each(d.diff(dim=axis).abs() * torch.exp(-edges))
-            total += consistency * each((warp(disparity[1 - own], sign * d * image.shape[3]) - d).abs())
-    return total.numpy()
-
-
 def test_equals_plain_torch():
+    torch = pytest.importorskip("torch")
+    from tests.models.monodepth.torch_monodepth import losses
+
+    def reference(targets, pairs, *options):
+        views = [torch.tensor(targets[name]).permute(0, 3, 1, 2) for name in ("left", "right")]
+        return losses(views, [torch.tensor(pair).permute(0, 3, 1, 2) for pair in pairs], *options).numpy()
+
     for options in ({}, dict(alpha=0.5, smoothness_weight=2.0, left_right_weight=0.3)):
         problem = _problem()
         got = ops.convert_to_numpy(MonodepthLoss(**options).call(*problem))
         assert got.shape == (2,) and got.dtype == "float32"
-        np.testing.assert_allclose(got, _reference(*problem, *options.values()), rtol=2e-5)
+        np.testing.assert_allclose(got, reference(*problem, *options.values()), rtol=2e-5)
 
 
 def test_a_mirrored_pair_in_changed_places_has_the_same_loss():

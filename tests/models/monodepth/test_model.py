@@ -15,47 +15,11 @@ def _images(batch=2, height=32, width=48):
     return RNG.random((batch, height, width, 3)).astype("float32")
 
 
-def _torch_forward(tensors, config, images):
-    """The published network in torch's functions; `tensors` by the names of a file."""
-    torch = pytest.importorskip("torch")
-    F = torch.nn.functional
-    tensors = {name: torch.tensor(value) for name, value in tensors.items()}
-
-    def conv(name, x, stride=1, activation=F.elu):
-        weight = tensors[f"{name}.weight"]
-        x = F.conv2d(x, weight, tensors[f"{name}.bias"], stride, (weight.shape[-1] - 1) // 2)
-        return activation(x)
-
-    x, features = torch.tensor(images).permute(0, 3, 1, 2), []
-    if config.encoder == "vgg":
-        for i in range(len(config.encoder_hidden_sizes)):
-            x = conv(f"encoder.down.{i}", conv(f"encoder.conv.{i}", x), 2)
-            features.append(x)
-    else:
-        x = conv("encoder.conv1", x, 2)
-        features = [x, F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 2)]
-        x, number = features[1], 0
-        for depth in config.encoder_depths:
-            for i in range(depth):
-                block, stride = f"encoder.blocks.{number}", 2 if i == depth - 1 else 1
-                number += 1
-                inner = conv(f"{block}.conv2", conv(f"{block}.conv1", x), stride)
-                linear = dict(activation=lambda y: y)
-                x = F.elu(conv(f"{block}.conv3", inner, **linear) + conv(f"{block}.shortcut", x, stride, **linear))
-            features.append(x)
-    disparities = {}
-    for i in reversed(range(len(config.decoder_hidden_sizes))):
-        parts = [conv(f"decoder.upconv.{i}", F.interpolate(x, scale_factor=2))]
-        parts += [features[i - 1]] if i else []
-        parts += [F.interpolate(disparities[i + 1], scale_factor=2)] if i + 1 in disparities else []
-        x = conv(f"decoder.iconv.{i}", torch.cat(parts, dim=1))
-        if i < 4:
-            disparities[i] = config.max_disparity * conv(f"decoder.disp.{i}", x, activation=torch.sigmoid)
-    return [disparities[i].permute(0, 2, 3, 1).numpy() for i in range(4)]
-
-
 @pytest.mark.parametrize("changes", [{}, RESNET], ids=["vgg", "resnet"])
 def test_equals_plain_torch(changes):
+    torch = pytest.importorskip("torch")
+    from tests.models.monodepth.torch_monodepth import disparities
+
     config = tiny_config(max_disparity=0.25, **changes)
     model = MonodepthModel(config)
     for variable in model.trainable_variables:   # biases too, and disparities that are not all near the middle
@@ -64,7 +28,9 @@ def test_equals_plain_torch(changes):
     images = _images()
     got = [np.asarray(pair) for pair in model({"pixel_values": images})]
     assert [pair.shape for pair in got] == [(2, 32 >> i, 48 >> i, 2) for i in range(4)]
-    for ours, theirs in zip(got, _torch_forward(model.reference_tensors(), config, images), strict=True):
+    tensors = {name: torch.tensor(value) for name, value in model.reference_tensors().items()}
+    expected = disparities(config, tensors, torch.tensor(images).permute(0, 3, 1, 2))
+    for ours, theirs in zip(got, (pair.permute(0, 2, 3, 1).numpy() for pair in expected), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
         assert 0 <= ours.min() and ours.max() <= 0.25 and np.ptp(ours) > 0.02
 

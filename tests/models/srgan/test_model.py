@@ -44,49 +44,15 @@ def test_the_discriminator_has_the_published_count():
         discriminator(np.zeros((1, 64, 96, 3), "float32"))
 
 
-def _torch_generator(torch, config, values):
-    """The paper's figure 4 in plain torch, by the names of our folder's tensors; shuffles reorder the channels."""
-    functional = torch.nn.functional
-    values = {name: torch.tensor(value) for name, value in values.items()}
-
-    def conv(x, name, order=None):
-        weight, bias = values[name + ".weight"], values[name + ".bias"]
-        if order is not None:
-            weight, bias = weight[order], bias[order]
-        return functional.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
-
-    def norm(x, name):
-        parts = (values[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
-        return functional.batch_norm(x, *parts, eps=1e-5)
-
-    def prelu(x, name):
-        return functional.prelu(x, values[name + ".alpha"].reshape(-1))
-
-    def run(x):
-        first = x = prelu(conv(x, "head"), "head_prelu")
-        for number in range(config.num_residual_blocks):
-            name = f"blocks.{number}."
-            y = prelu(norm(conv(x, name + "conv1"), name + "bn1"), name + "prelu")
-            x = x + norm(conv(y, name + "conv2"), name + "bn2")
-        x = first + norm(conv(x, "body"), "body_bn")
-        for number in range(config.num_doublings):
-            width = config.hidden_size
-            order = np.arange(4 * width).reshape(4, width).T.reshape(-1)   # torch's c * 4 + k is our k * width + c
-            x = functional.pixel_shuffle(conv(x, f"upsample.{number}.conv", order), 2)
-            x = prelu(x, f"upsample.{number}.prelu")
-        return conv(x, "tail")
-
-    return run
-
-
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_the_generator_is_that_of_plain_torch(per_channel):
     torch = pytest.importorskip("torch", reason="live parity needs torch")
     config = SRGANConfig(4, 8, 2, per_channel)
     model = _scrambled(SRGANGenerator(config))
-    theirs = _torch_generator(torch, config, model.reference_tensors())
-    with torch.no_grad():
-        expected = theirs(torch.tensor(IMAGES.transpose(0, 3, 1, 2))).numpy().transpose(0, 2, 3, 1)
+    from tests.models.srgan.torch_srgan import generator
+
+    values = {name: torch.tensor(value) for name, value in model.reference_tensors().items()}
+    expected = generator(config, values, torch.tensor(IMAGES.transpose(0, 3, 1, 2))).numpy().transpose(0, 2, 3, 1)
     got = model({"pixel_values": IMAGES}).numpy()
     assert got.shape == (2, 36, 48, 3)
     np.testing.assert_allclose(got, expected, atol=1e-4)
