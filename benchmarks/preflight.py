@@ -3,7 +3,8 @@
     python -m benchmarks.preflight          (make preflight; extra preflight, 20 GB of memory, hours)
 
 Each recipe is a process of its own (`tfhf preflight`), one after the other; what was compiled before is taken from the
-compiler's cache. Reports of the day are kept in runs/preflight/ and not made again.
+compiler's cache. Reports are kept in runs/preflight/; those of the day are not made again, and the table has the
+newest of each recipe.
 """
 
 import json
@@ -42,6 +43,12 @@ def file_of(task, recipe, tpu):
     return REPORTS / f"{task}-{recipe}-{tpu}-{datetime.now(timezone.utc).strftime('%Y-%m-%d')}.json"
 
 
+def newest(task, recipe, tpu):
+    """The report that was made last of one recipe, as a dict; None: there is none."""
+    files = sorted(REPORTS.glob(f"{task}-{recipe}-{tpu}-????-??-??.json"))
+    return json.loads(files[-1].read_text("utf-8")) if files else None
+
+
 def make(task, recipe, tpu):
     """Makes the report of one recipe, where there is none of today."""
     file = file_of(task, recipe, tpu)
@@ -69,25 +76,23 @@ def row(names, report):
             f"{step['bytes'] / 1e9:.0f}", *(f"{seconds[name] * 1e3:,.0f}" for name in
                                             ("arithmetic", "memory", "all_reduce")),
             f"**{step['mfu_ceiling']:.0%}** ({step['bound']})", expected, f"{step['examples_per_second']:,.0f}",
-            f"{report['run']['bucket_mb_per_second']:,.0f}", f"{report['run']['hours']:,.1f}"]
+            f"{report['run']['bucket_mb_per_second']:,.0f}", f"{report['run']['hours']:,.1f}", report["date"]]
 
 
 def write_table():
-    """Writes the reports of today into the page."""
+    """Writes the newest reports into the page."""
     columns = ["task", "recipe", "TPU", "batch", "GiB a core", "TFLOP", "GB", "arithmetic, ms", "memory, ms",
                "all-reduce, ms", "MFU at most (bound by)", "compiler expects, ms (MFU)", "examples/s", "bucket, MB/s",
-               "hours for its steps"]
-    lines, title = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"], ""
+               "hours for its steps", "date"]
+    lines, versions = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"], {}
     for task, names, tpus in recipes():
-        for file in [file_of(task, names[0], tpu) for tpu in tpus]:
-            if file.exists():
-                report = json.loads(file.read_text("utf-8"))
-                cells = row(names, report)
-                lines.append("| " + " | ".join(cells + [""] * (len(columns) - len(cells))) + " |")
-                title = f"{report['date']}; " + ", ".join(f"{k} {v}" for k, v in report["versions"].items())
+        for report in filter(None, [newest(task, names[0], tpu) for tpu in tpus]):
+            cells = row(names, report)
+            lines.append("| " + " | ".join(cells + [""] * (len(columns) - len(cells))) + " |")
+            versions.setdefault(", ".join(f"{k} {v}" for k, v in report["versions"].items()))
     text = PAGE.read_text("utf-8")
     before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    table = "\n".join(lines)
+    table, title = "\n".join(lines), "; ".join(versions)
     PAGE.write_text(f"{before}{BEGIN}\n{title}. Per core and step; `make preflight`.\n\n{table}\n{END}{after}", "utf-8")
 
 
