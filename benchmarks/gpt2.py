@@ -15,7 +15,7 @@ tfhf.preflight from the optimised program, loops by their trips (this step has n
 formula of PaLM (Chowdhery et al. 2022, appendix B), over the larger one of the two times.
 """
 
-from benchmarks.side_by_side import THREADS, Apart, compare, use_threads  # first: it sets the threads
+from benchmarks.side_by_side import THREADS, Apart, compare, make_trainer, use_threads  # first: it sets the threads
 
 import functools
 import importlib.util
@@ -29,18 +29,9 @@ import tensorflow as tf
 from tfhf.losses.vocabulary import MeanTokenLoss
 from tfhf.models.gpt2.config import PARAMETER_COUNTS, GPT2Config
 from tfhf.models.gpt2.model import GPT2LMHeadModel
-from tfhf.optimizers import OptimizerConfig, make_optimizer
-from tfhf.train_steps import Trainer
 
 NEW_TOKENS = 64
 OFF = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
-
-
-def _trainer(model):
-    trainer = Trainer(model, MeanTokenLoss(), seed=0, num_replicas=1, max_traces=9)
-    trainer.compile(optimizer=make_optimizer(OptimizerConfig(learning_rate=1e-6), model, 1000))
-    trainer.optimizer.build(model.trainable_variables)
-    return trainer
 
 
 def _tokens():
@@ -50,7 +41,7 @@ def _tokens():
 def _step(model, jit_compile):
     """A train step of ours on `_tokens()`, as a function -> its loss."""
     ids = _tokens()
-    step = tf.function(_trainer(model).train_step, jit_compile=jit_compile)
+    step = tf.function(make_trainer(model, MeanTokenLoss()).train_step, jit_compile=jit_compile)
     data = tf.nest.map_structure(tf.constant, ({"input_ids": ids, "labels": ids}, ids, np.ones(2, "float32")))
     return lambda: float(step(data)["loss"])
 
@@ -90,7 +81,7 @@ def main_tpu(batch=8, length=1024):
 
     keras.config.set_dtype_policy("mixed_bfloat16")
     config, tpu = GPT2Config(**OFF), tpu_named("v3-8")
-    trainer = _trainer(GPT2LMHeadModel(config))
+    trainer = make_trainer(GPT2LMHeadModel(config), MeanTokenLoss(), clip_norm=1.0)
     model_flops = batch * length * (6 * (PARAMETER_COUNTS["gpt2"] - config.n_positions * config.n_embd)
                                     + 12 * config.n_layer * config.n_embd * length)
     for packed in (False, True)[:1 + ("--packed" in sys.argv)]:

@@ -23,6 +23,17 @@ def use_threads():
     torch.set_num_threads(THREADS)
 
 
+def make_trainer(model, loss, clip_norm=None):
+    """Our train step as the peers' loops have it: AdamW with torch's weight decay, without clipping unless told."""
+    from tfhf.optimizers import OptimizerConfig, make_optimizer
+    from tfhf.train_steps import Trainer
+
+    config = OptimizerConfig(learning_rate=1e-6, weight_decay=0.01, clip_norm=clip_norm)
+    trainer = Trainer(model, loss, seed=0, num_replicas=1, max_traces=9)
+    trainer.compile(optimizer=make_optimizer(config, model, 1000))
+    return trainer
+
+
 def timed(function, clock=time.perf_counter):
     """Seconds of one call."""
     begin = clock()

@@ -10,7 +10,7 @@ torch's convolutions are oneDNN's, in its own layout and in channels_last, and t
 at most 1.0.
 """
 
-from benchmarks.side_by_side import THREADS, compare, timed, use_threads  # first: it sets the threads
+from benchmarks.side_by_side import THREADS, compare, make_trainer, timed, use_threads  # first: it sets the threads
 
 import functools
 import sys
@@ -32,8 +32,6 @@ from tfhf.models.srgan.config import SRGANConfig
 from tfhf.models.srgan.model import SRGANGenerator
 from tfhf.models.unet.config import UNetConfig
 from tfhf.models.unet.model import UNetForDepthEstimation
-from tfhf.optimizers import OptimizerConfig, make_optimizer
-from tfhf.train_steps import Trainer
 
 
 class Network(torch.nn.Module):
@@ -150,13 +148,6 @@ def monodepth(rng):
 NETWORKS = {"unet": unet, "srgan": srgan, "monodepth": monodepth}
 
 
-def _trainer(model, loss):
-    trainer = Trainer(model, loss, seed=0, num_replicas=1, max_traces=1)
-    trainer.compile(optimizer=make_optimizer(OptimizerConfig(learning_rate=1e-6), model, 1000))
-    trainer.optimizer.build(model.trainable_variables)
-    return trainer
-
-
 def compare_network(name, clock, compilers):
     """All comparisons of one network."""
     model, loss, image, targets, module, torch_loss = NETWORKS[name](np.random.default_rng(0))
@@ -170,7 +161,7 @@ def compare_network(name, clock, compilers):
         print(f"  outputs differ by at most {np.abs(forward(pixels).numpy() - theirs.forward()).max():.1e}")
     data = ({"pixel_values": pixels}, tf.nest.map_structure(tf.constant, targets), tf.ones([len(image)]))
     for jit_compile in compilers:
-        step = tf.function(_trainer(model, loss).train_step, jit_compile=jit_compile)
+        step = tf.function(make_trainer(model, loss).train_step, jit_compile=jit_compile)
         run(f"{name}, train step, {'XLA' if jit_compile else 'graph'}", lambda: float(step(data)["loss"]), theirs.step)
 
 

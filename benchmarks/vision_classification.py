@@ -8,7 +8,7 @@ ratios at most 1.0. On a machine with other work only the second form tells some
 other there.
 """
 
-from benchmarks.side_by_side import THREADS, compare, use_threads  # first: it sets the threads
+from benchmarks.side_by_side import THREADS, compare, make_trainer, use_threads  # first: it sets the threads
 
 import statistics
 import sys
@@ -22,17 +22,8 @@ import tensorflow as tf
 from tfhf.losses.cross_entropy import LabelCrossEntropy
 from tfhf.models.resnet.config import ResNetConfig
 from tfhf.models.resnet.model import ResNetForImageClassification
-from tfhf.optimizers import OptimizerConfig, make_optimizer
-from tfhf.train_steps import Trainer
 
 BATCH, SIDE = 4, 224
-
-
-def _trainer(model):
-    trainer = Trainer(model, LabelCrossEntropy(), seed=0, num_replicas=1, max_traces=1)
-    trainer.compile(optimizer=make_optimizer(OptimizerConfig(learning_rate=1e-6), model, 1000))
-    trainer.optimizer.build(model.trainable_variables)
-    return trainer
 
 
 def _cpu_seconds(name, ours, theirs, rounds=3):
@@ -92,7 +83,7 @@ def main(cpu_seconds=False):
         optimizer.step()
 
     for jit_compile in compilers:
-        step = tf.function(_trainer(model).train_step, jit_compile=jit_compile)
+        step = tf.function(make_trainer(model, LabelCrossEntropy()).train_step, jit_compile=jit_compile)
         data = tf.nest.map_structure(tf.constant, ({"pixel_values": pixels}, labels, np.ones(BATCH, "float32")))
         measure(f"train step, {'XLA' if jit_compile else 'graph'}", lambda: float(step(data)["loss"]), torch_step)
 

@@ -9,7 +9,7 @@ median round counts, because these machines are noisy. Claims: generate <= 0.8, 
 
 import tempfile
 
-from benchmarks.side_by_side import THREADS, compare, use_threads  # first: it sets the threads
+from benchmarks.side_by_side import THREADS, compare, make_trainer, use_threads  # first: it sets the threads
 
 import keras
 import numpy as np
@@ -21,8 +21,6 @@ from tfhf.assets import fetch
 from tfhf.data.audio import load_audio
 from tfhf.losses.cross_entropy import TokenCrossEntropy
 from tfhf.models.whisper.model import WhisperForConditionalGeneration
-from tfhf.optimizers import OptimizerConfig, make_optimizer
-from tfhf.train_steps import Trainer
 from tfrecords.asterisk import Asterisk
 
 NEW_TOKENS = 128
@@ -79,10 +77,7 @@ def main():
         optimizer.step()
 
     for jit_compile in (False, True):
-        trainer = Trainer(model, TokenCrossEntropy(), seed=0, num_replicas=1, max_traces=1)
-        trainer.compile(optimizer=make_optimizer(OptimizerConfig(learning_rate=1e-6), model, 1000))
-        trainer.optimizer.build(model.trainable_variables)
-        step = tf.function(trainer.train_step, jit_compile=jit_compile)
+        step = tf.function(make_trainer(model, TokenCrossEntropy()).train_step, jit_compile=jit_compile)
         name = "XLA" if jit_compile else "graph"
         data = tf.nest.map_structure(tf.constant, (inputs, labels, np.ones(4, "float32")))
         compare(f"train step, batch 4, {name}", lambda: float(step(data)["loss"]), torch_step, rounds=5)

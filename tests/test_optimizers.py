@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tfhf.config import ConfigError
-from tfhf.optimizers import OptimizerConfig, freeze, make_optimizer, make_schedule, variables_without_decay
+from tfhf.optimizers import AdamW, OptimizerConfig, freeze, make_optimizer, make_schedule, variables_without_decay
 
 
 def rates(steps=100, **options):
@@ -134,3 +134,12 @@ def test_nothing_left_to_train():
     freeze(model, ["."])
     with pytest.raises(ConfigError, match="nothing is left to train"):
         make_optimizer(OptimizerConfig(), model, 10)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_weights_are_read_for_decay_only_where_there_is_one(weight_decay, monkeypatch):
+    decayed = []
+    monkeypatch.setattr(keras.optimizers.AdamW, "_apply_weight_decay", lambda self, given: decayed.append(given))
+    variable = keras.Variable(np.ones(3, "float32"))
+    AdamW(0.1, weight_decay=weight_decay).apply([keras.ops.zeros(3)], [variable])
+    assert bool(decayed) == bool(weight_decay)

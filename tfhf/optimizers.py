@@ -128,6 +128,10 @@ class AdamW(keras.optimizers.AdamW):
             grads, _ = tf.clip_by_global_norm(grads, self.global_clipnorm)
         return grads
 
+    def _apply_weight_decay(self, variables):
+        if self.weight_decay:   # without decay Keras reads and writes every weight all the same
+            super()._apply_weight_decay(variables)
+
     def _all_reduce_sum_gradients(self, grads_and_vars):
         return grads_and_vars  # _clip_gradients has summed them
 
