@@ -141,7 +141,7 @@ RECIPES = {
     "efficientnet_lite0_finetune": dataclasses.replace(_FINETUNE, task=dataclasses.replace(
         _FINETUNE.task, model="efficientnet_lite0", pretrained="timm/tf_efficientnet_lite0.in1k")),
     "mnist": RunConfig(
-        output="runs/mnist", data=DataConfig("records", eval_split="test"), batch_size=64, eval_batch_size=100,
+        output="runs/mnist", data=DataConfig("records", eval_split="test"), batch_size=64, eval_batch_size=200,
         steps=1250, log_every=50, checkpoint_every=0, jit_compile=False, ema_decay=0.99,
         optimizer=OptimizerConfig(learning_rate=5e-3, schedule="cosine", warmup_steps=50, weight_decay=0.05),
         task=ImageClassificationConfig("resnet8", num_classes=10, image=ImageView(

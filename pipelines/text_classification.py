@@ -117,7 +117,7 @@ class TextClassificationTask(Task):  # texts in, the name of a class out
 
 TASK = TextClassificationTask
 _REVIEWS = RunConfig(
-    output="runs/reviews", data=DataConfig("records", eval_split="test"), batch_size=32, eval_batch_size=100, steps=225,
+    output="runs/reviews", data=DataConfig("records", eval_split="test"), batch_size=32, eval_batch_size=120, steps=225,
     log_every=25, checkpoint_every=0, jit_compile=False,
     optimizer=OptimizerConfig(learning_rate=5e-5, schedule="linear", warmup_steps=22, weight_decay=0.01),
     task=TextClassificationConfig("sentence-transformers/all-MiniLM-L6-v2", ("negative", "positive"), pooling="mean",
