@@ -62,7 +62,7 @@ def keras_hub_step(jit_compile):
     return lambda: float(step(data)["loss"])
 
 
-def compare_keras_hub(model, rounds=3):
+def compare_keras_hub(model, rounds=7):
     """Train steps, plain and compiled by XLA, keras-hub's in a process of its own."""
     if not importlib.util.find_spec("keras_hub"):
         print("keras-hub is not installed: its train step is left out (pip install keras-hub)")

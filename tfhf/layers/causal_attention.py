@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from tfhf.layers import recompute
 from tfhf.layers.attention import MASKED_SCORE, attend
 
 QUERY_BLOCK = 256  # of 1,024 positions: five eighths of the scores are made, the others nobody may see
@@ -13,7 +14,8 @@ def causal_attention(queries, keys, values, segments=None, bias=None, dropout=0.
     """Scaled dot-product attention of each position to itself and to earlier ones.
 
     While training, queries are taken QUERY_BLOCK at a time, with the keys that they may see; the backward pass makes
-    the scores again (`tfhf.layers.attention.attend`).
+    the scores again (`tfhf.layers.attention.attend`). A single block without dropout, outside XLA, keeps them: they are
+    small, and a CPU is quicker so.
 
     Args:
         queries: [batch, heads, length, head_dim].
@@ -29,7 +31,8 @@ def causal_attention(queries, keys, values, segments=None, bias=None, dropout=0.
     """
     length, prefix = queries.shape[2], keys.shape[2] - queries.shape[2]
     queries = queries * queries.shape[-1] ** -0.5
-    if bias is not None or not training:
+    one_block = length <= QUERY_BLOCK and not dropout and not recompute.xla_compiles()
+    if bias is not None or not training or one_block:
         scores = ops.cast(ops.matmul(queries, ops.transpose(keys, (0, 1, 3, 2))), "float32")
         bias = _bias(segments, 0, length, prefix) if bias is None else ops.cast(bias, "float32")
         return ops.matmul(ops.cast(ops.softmax(scores + bias, axis=-1), values.dtype), values)
