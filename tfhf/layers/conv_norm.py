@@ -48,7 +48,8 @@ def conv_norm(conv, norm, x, training=False):
     if training and norm.trainable:
         return norm(conv(x), training=True)
     scale = norm.gamma * ops.rsqrt(norm.moving_variance + norm.epsilon)   # float32: norms are not autocast
-    shift = ops.cast(norm.beta - norm.moving_mean * scale, x.dtype)
+    mean = norm.moving_mean if conv.bias is None else norm.moving_mean - ops.cast(conv.bias, "float32")
+    shift = ops.cast(norm.beta - mean * scale, x.dtype)
     depthwise = isinstance(conv, keras.layers.DepthwiseConv2D)
     kernel = ops.cast(conv.kernel, "float32") * (scale[:, None] if depthwise else scale)
     convolve = ops.depthwise_conv if depthwise else ops.conv

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tfhf.models.monodepth.config import tiny_config
-from tfhf.models.monodepth.model import MonodepthModel, doubled, post_processed
+from tfhf.models.monodepth.model import MonodepthModel, post_processed
 
 RNG = np.random.default_rng(0)
 RESNET = dict(encoder="resnet", encoder_hidden_sizes=(8, 4, 8), encoder_kernel_sizes=(), encoder_depths=(2, 1))
@@ -71,10 +71,6 @@ def test_post_processing():
     # A mirrored image has the mirrored answer, but for the sides, where each takes the other's part.
     there, back = np.asarray(model.disparity(images)), np.asarray(model.disparity(images[:, :, ::-1]))[:, :, ::-1]
     np.testing.assert_allclose(there[:, :, 6:-6], back[:, :, 6:-6], atol=1e-6)
-
-
-def test_nearest_neighbours():
-    assert np.asarray(doubled(np.array([[1, 2]]).reshape(1, 1, 2, 1)))[0, :, :, 0].tolist() == [[1, 1, 2, 2]] * 2
 
 
 def test_refusals():

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfhf import weights
 from tfhf.models.unet.config import PARAMETER_COUNTS, UPSAMPLINGS, UNetConfig
 from tfhf.models.unet.model import (UNetForDepthEstimation, UNetForSemanticSegmentation, UNetUpConvolution,
-                                    doubled, fill_up)
+                                    fill_up)
 
 WIDTHS = (4, 8, 12)
 
@@ -80,13 +80,6 @@ def test_up_convolution_is_kerass_transposed_convolution():
     theirs.set_weights([ours.kernel.numpy(), _pixels(5)])
     ours.bias.assign(theirs.bias)
     np.testing.assert_allclose(ours(x), theirs(x), atol=1e-5)
-
-
-@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
-def test_doubled_is_kerass_resize(interpolation):
-    x = _pixels(2, 3, 5, 4)
-    expected = keras.ops.image.resize(x, (6, 10), interpolation=interpolation)
-    np.testing.assert_allclose(doubled(tf.constant(x), interpolation), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["reflect", "edge"])

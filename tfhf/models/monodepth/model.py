@@ -5,6 +5,7 @@ disparities at four scales. Read from leaf to whole: the convolution, the encode
 import keras
 from keras import ops
 
+from tfhf.layers.doubled import doubled
 from tfhf.models.monodepth.config import NUM_SCALES, MonodepthConfig
 from tfhf.models.pretrained import PreTrainedModel
 
@@ -159,11 +160,6 @@ class MonodepthDecoder(keras.layers.Layer):
             if i < NUM_SCALES:
                 disparities[i] = self.config.max_disparity * self.disp[i](x)
         return tuple(disparities)
-
-
-def doubled(x):
-    """[batch, height, width, channels] -> twice the size, by nearest neighbour."""
-    return ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)
 
 
 def post_processed(disparity, mirrored):

@@ -9,9 +9,10 @@ import keras
 from keras import ops
 
 from tfhf.layers.bicubic import bicubic_enlarged
-from tfhf.layers.conv_norm import batch_norm
+from tfhf.layers.conv_norm import batch_norm, conv_norm
 from tfhf.layers.pixel_shuffle import PixelShuffle
 from tfhf.layers.pixel_values import normalized
+from tfhf.layers.prelu import PReLU
 from tfhf.models.pretrained import PreTrainedModel
 from tfhf.models.srgan.config import SRGANConfig, SRGANDiscriminatorConfig
 
@@ -23,7 +24,7 @@ def _convolution(filters, size, name, policy, strides=1):
 def _prelu(config, name, policy):
     """Leaky for negative values with a learned slope, which begins at 0.25 (He et al. 2015, section 2.1)."""
     axes = [1, 2] if config.prelu_per_channel else [1, 2, 3]
-    return keras.layers.PReLU(keras.initializers.Constant(0.25), shared_axes=axes, name=name, dtype=policy)
+    return PReLU(keras.initializers.Constant(0.25), shared_axes=axes, name=name, dtype=policy)
 
 
 class ResidualBlock(keras.layers.Layer):
@@ -45,8 +46,8 @@ class ResidualBlock(keras.layers.Layer):
 
     def call(self, x, training=False):
         """[batch, height, width, hidden_size] -> the same shape."""
-        y = self.prelu(self.bn1(self.conv1(x), training=training))
-        return x + self.bn2(self.conv2(y), training=training)
+        y = self.prelu(conv_norm(self.conv1, self.bn1, x, training))
+        return x + conv_norm(self.conv2, self.bn2, y, training)
 
 
 class UpsampleBlock(keras.layers.Layer):
@@ -113,7 +114,7 @@ class SRGANGenerator(PreTrainedModel):
         first = x = self.head_prelu(self.head(image))
         for block in self.blocks:
             x = block(x, training=training)
-        x = first + self.body_bn(self.body(x), training=training)
+        x = first + conv_norm(self.body, self.body_bn, x, training)
         for block in self.upsample:
             x = block(x)
         x = self.tail(ops.cast(x, "float32"))
@@ -142,7 +143,7 @@ class DiscriminatorBlock(keras.layers.Layer):
 
     def call(self, x, training=False):
         """[batch, height, width, width] -> [batch, height / strides, width / strides, filters]."""
-        return ops.leaky_relu(self.bn(self.conv(x), training=training), 0.2)
+        return ops.leaky_relu(conv_norm(self.conv, self.bn, x, training), 0.2)
 
 
 class SRGANDiscriminator(keras.Model):

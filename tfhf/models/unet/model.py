@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from tfhf.layers.conv_norm import batch_norm, conv_norm
+from tfhf.layers.doubled import doubled
 from tfhf.models.pretrained import PreTrainedModel
 from tfhf.models.unet.config import UNetConfig
 
@@ -41,13 +42,7 @@ class UNetConvolutions(keras.layers.Layer):
     def call(self, x, training=False):
         """[batch, height, width, any] -> [batch, height, width, channels]"""
         for conv, norm in ((self.conv1, self.norm1), (self.conv2, self.norm2)):
-            if norm is None:
-                x = conv(x)
-            elif conv.use_bias:
-                x = norm(conv(x), training=training)
-            else:
-                x = conv_norm(conv, norm, x, training=training)
-            x = ops.relu(x)
+            x = ops.relu(conv(x) if norm is None else conv_norm(conv, norm, x, training=training))
         return x
 
 
@@ -221,22 +216,3 @@ def fill_up(x, multiple, mode):
             places = last - ops.abs(places % ops.maximum(2 * last, 1) - last)
         x = ops.take(x, ops.clip(places, 0, size - 1), axis=axis)
     return x, tuple(begins)
-
-
-def doubled(x, interpolation):
-    """[batch, height, width, channels] -> [batch, 2 * height, 2 * width, channels], "nearest" or "bilinear".
-
-    Half-pixel centres: bilinear pixels are 3/4 of the nearest one and 1/4 of the next, the border repeated.
-    `keras.ops.image.resize` is the same where the size is known before the graph runs.
-    """
-    for axis in (1, 2):
-        before = after = x
-        if interpolation == "bilinear":
-            first, all_but_last, all_but_first, last = (
-                x[(slice(None),) * axis + (slice(*part),)] for part in ((0, 1), (0, -1), (1, None), (-1, None)))
-            before = 0.75 * x + 0.25 * ops.concatenate([first, all_but_last], axis)
-            after = 0.75 * x + 0.25 * ops.concatenate([all_but_first, last], axis)
-        _, height, width, channels = ops.shape(x)
-        size = (2 * height, width) if axis == 1 else (height, 2 * width)
-        x = ops.reshape(ops.stack([before, after], axis + 1), (-1, *size, channels))
-    return x
