@@ -45,6 +45,11 @@ def without_weights(stand_in):
         _STAND_IN.reset(token)
 
 
+def are_left_out() -> bool:
+    """Whether this runs within `without_weights`."""
+    return _STAND_IN.get() is not None
+
+
 def reference_name(variable) -> str:
     """A variable's name in a torch state dict: `m/encoder/layers_0/fc1/kernel` -> `encoder.layers.0.fc1.weight`."""
     parts = variable.path.split("/")[1:]
@@ -90,7 +95,7 @@ def assign_reference_weights(model, tensors, *, where, aliases=None):
     Raises:
         WeightsError: a tensor is missing, left over or has another shape. Nothing has been assigned then.
     """
-    if _STAND_IN.get() is not None:
+    if are_left_out():
         return
     variables, aliases = _variables(model), aliases or {}
     missing = sorted(set(variables) - set(tensors))
@@ -134,7 +139,7 @@ def read_safetensors(folder, stem="model") -> dict[str, np.ndarray]:
         FileNotFoundError: the folder has neither.
         WeightsError: a file is damaged, or a shard lacks a tensor that the index promises.
     """
-    if _STAND_IN.get() is not None:
+    if are_left_out():
         return {}
     from safetensors import SafetensorError, safe_open
 

@@ -164,6 +164,15 @@ def test_text_recipes_need_no_download(task, pretrained, parameters, row):
 
 
 @pytest.mark.usefixtures("no_hub")
+def test_a_stage_that_begins_with_another_run_needs_neither_it_nor_vgg19():
+    module = importlib.import_module("pipelines.srgan")
+    config = module.RECIPES["adversarial"].override(["task.model.num_residual_blocks=1", f"batch_size={CORES}"])
+    with prepared_steps(module.TASK, config, "train", CORES) as prepared:
+        step, = prepared.steps
+    assert tuple(step.specs[0].shape) == (1, 24, 24, 3)
+
+
+@pytest.mark.usefixtures("no_hub")
 @pytest.mark.parametrize("name, kind, size", [
     ("openai-community/gpt2", ByteLevelBPE, 50257), ("google-bert/bert-base-uncased", BertWordPiece, 30522),
     ("google-bert/bert-base-cased", BertWordPiece, 28996)])

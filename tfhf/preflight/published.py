@@ -44,7 +44,7 @@ _BERT = {f"{'sentence-transformers' if size.startswith('all-') else 'google-bert
          if size != "bert-tiny"}
 _BERT |= {"google/bert_uncased_L-2_H-128_A-2": "bert-tiny"}
 # timm's are named for their training too: timm/resnet50.a1_in1k.
-_TIMM = (*RESNET_SIZES, *(f"tf_{size}" for size in EFFICIENTNET_LITE_SIZES))
+_TIMM = (*RESNET_SIZES, *(f"tf_{size}" for size in EFFICIENTNET_LITE_SIZES), "vgg19")
 
 
 @contextlib.contextmanager
