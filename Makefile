@@ -73,7 +73,7 @@ quickstart: setup
 	@$(BIN)/python -m pipelines.quickstart
 
 bench: setup-test
-	@for claim in whisper ctc wav2vec2 data bpe gpt2 vision vision_classification; do $(BIN)/python -m benchmarks.$$claim || exit 1; done
+	@for claim in whisper ctc wav2vec2 data bpe gpt2 vision vision_classification serving; do $(BIN)/python -m benchmarks.$$claim || exit 1; done
 
 preflight: setup
 	@$(PIP) --editable '.[tf,hf,preflight]' 'tensorflow==$(TENSORFLOW)'

@@ -28,9 +28,12 @@ REQUIRES = [
 
 SERVE = ["fastapi>=0.115,<1", "uvicorn>=0.32,<1", "grpcio>=1.66,<2", "prometheus-client>=0.21,<1"]
 CLIENT = ["httpx>=0.27,<1", "grpcio>=1.66,<2", "protobuf>=5,<8"]  # needs no TensorFlow
+DEMO = ["gradio>=6,<7", *SERVE, *CLIENT]
 NOTEBOOKS = ["nbformat>=5.10,<6", "nbclient>=0.10,<1", "ipykernel>=6.29,<8"]
 # cryptography: the throw-away certificates of the GCS server that the tests start.
-TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "msgpack>=1.0,<2", "cryptography>=42", *SERVE, *CLIENT, *NOTEBOOKS]
+# playwright: drives the Chromium that is there; it is not asked to fetch one.
+TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "msgpack>=1.0,<2", "cryptography>=42", "playwright>=1.50,<2",
+        *DEMO, *NOTEBOOKS]
 # What the tests compare with; every such test is skipped, with the reason, where this is missing. On x86-64 Linux the
 # default index serves the CUDA build of torch, which is large and works all the same.
 REFERENCE = ["torch==2.13.0", "transformers>=5,<6", "peft>=0.21,<1", "datasets>=4,<6",
@@ -47,6 +50,7 @@ EXTRAS = {
     "preflight": ["jax==0.10.2", "jaxlib==0.10.2", "libtpu==0.0.51"],  # Python 3.11 or newer
     "serve": SERVE,
     "client": CLIENT,
+    "demo": DEMO,
     "test": TEST,
     "reference": REFERENCE,
     "dev": TEST + REFERENCE,

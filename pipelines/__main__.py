@@ -26,6 +26,7 @@ tfhf export TASK [FILE ...] [key=value ...]  checkpoint -> SavedModel, compared 
 tfhf preflight TASK --tpu v3-8 [key=value ...]  does the step fit a TPU, what would it cost; needs no TPU
 tfhf card TASK --output RUN [--push REPO]    what the run's files say, as a model card; the model on the Hub
 tfhf serve MODEL ...                         exported models over REST and gRPC, as TF Serving does
+tfhf demo TASK [FILE ...] --export FOLDER    a page to try an exported model in the browser; FILEs as examples
 tfhf doctor [--json]                         what is installed, what clashes, the line that mends it
 """
 
@@ -126,6 +127,16 @@ def card(arguments) -> None:
                                      private=not arguments.public))
     else:
         print(model_card.model_card(*given, arguments.licence))
+
+
+def demo(arguments) -> None:
+    try:
+        from tfhf.demo import command as demo_command
+    except ModuleNotFoundError as error:
+        raise CommandError(f"the page needs the module {error.name!r}: pip install 'tfhf[demo]'") from error
+
+    module = load_task(arguments.task)
+    demo_command.main(module.TASK.name, recipe_of(module, arguments), arguments)
 
 
 def preflight(arguments) -> int:
@@ -264,6 +275,19 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--licence", default="unknown", help="of the weights, such as mit")
         if name == "export":
             command.add_argument("--export-dir", help="default: OUTPUT/export; the model goes to DIR/TASK/VERSION")
+    command = commands.add_parser("demo", help="a page to try an exported model in the browser")
+    command.set_defaults(action=demo, data=None, strategy=None)
+    command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    command.add_argument("task", metavar="TASK")
+    command.add_argument("rest", nargs="*", metavar="FILE or key=value", help="recordings or images to offer")
+    command.add_argument("--recipe", default="default")
+    command.add_argument("--output", help="the run's folder, whose export it is")
+    where = command.add_mutually_exclusive_group()
+    where.add_argument("--export", help="folder of the export: OUT, OUT/TASK or OUT/TASK/1; default: OUTPUT/export")
+    where.add_argument("--server", metavar="ADDRESS", help="of one that runs: http://HOST:PORT or grpc://HOST:PORT")
+    command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 shows it to other machines: it asks no password")
+    command.add_argument("--port", type=int, default=7860, help="0: any free one (%(default)s)")
+    command.add_argument("--share", action="store_true", help="a public address for some days, by Gradio's servers")
     command = commands.add_parser("preflight", help="compile a task's step for a TPU, without one; 1: does not fit")
     command.set_defaults(action=preflight, output=None, strategy=None)
     command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -287,7 +311,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     unknown = [word for word in rest if word.startswith("-")]
     # A file may have = in its name; then it is there.
     files = [word for word in rest if not _OVERRIDE.match(word) or os.path.exists(word)]
-    if unknown or (files and arguments.command not in ("predict", "export")):
+    if unknown or (files and arguments.command not in ("predict", "export", "demo")):
         top.error(
             f"unrecognised: {' '.join(unknown or files)}; expected key=value, or an option of "
             f"`{arguments.command} --help`"

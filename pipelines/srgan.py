@@ -2,7 +2,7 @@
 
 Paper: Ledig et al. 2017, "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network".
 
-    tfhf records imagefolder DIV2K --out gs://BUCKET/div2k
+    tfhf records imagefolder --folder DIV2K --out gs://BUCKET/div2k
     tfhf train srgan --strategy tpu output=gs://BUCKET/srresnet data.path=gs://BUCKET/div2k
     tfhf train srgan --recipe adversarial --strategy tpu output=gs://BUCKET/srgan data.path=gs://BUCKET/div2k
         task.start_from=gs://BUCKET/srresnet task.vgg=FOLDER    (torchvision's VGG19 as safetensors; timm/vgg19.tv_in1k)

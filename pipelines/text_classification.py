@@ -62,6 +62,7 @@ class TextClassificationTask(Task):  # texts in, the name of a class out
 
     def __init__(self, config):
         super().__init__(config)
+        self.classes = config.classes
         if len(config.classes) < 2 or len(set(config.classes)) < len(config.classes):
             raise TaskError(f"task.classes: got {config.classes}, expected two names or more, none of them twice")
         if len(config.max_tokens) != len(config.max_bytes):

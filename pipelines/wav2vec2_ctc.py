@@ -3,7 +3,7 @@
 Papers: Baevski et al. 2020, "wav2vec 2.0", section 4.3 and appendix B; Graves et al. 2006, "Connectionist Temporal
 Classification". Two stages, as published: first the new head alone, then all but the convolutions, written for a v3-8:
 
-    tfhf records audiofolder LibriSpeech/train-960 --out gs://BUCKET/ls960
+    tfhf records audiofolder --folder LibriSpeech/train-960 --out gs://BUCKET/ls960
     tfhf train wav2vec2_ctc --recipe head --strategy tpu output=gs://BUCKET/head data.path=gs://BUCKET/ls960
     tfhf train wav2vec2_ctc --recipe finetune --strategy tpu output=gs://BUCKET/run data.path=gs://BUCKET/ls960 \
         task.start_from=gs://BUCKET/head

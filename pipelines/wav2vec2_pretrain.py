@@ -3,7 +3,7 @@
 Paper: Baevski et al. 2020, "wav2vec 2.0: A Framework for Self-Supervised Learning of Speech Representations", section
 4.2; numbers that it leaves out are from the published configuration (fairseq, wav2vec2_base_librispeech).
 
-    tfhf records audiofolder LibriSpeech/train-960 --out gs://BUCKET/ls960
+    tfhf records audiofolder --folder LibriSpeech/train-960 --out gs://BUCKET/ls960
     tfhf train wav2vec2_pretrain --recipe librispeech_960h_v3_8 --strategy tpu output=gs://BUCKET/run data.path=...
     tfhf evaluate wav2vec2_pretrain --recipe librispeech_960h_v3_8 ...      contrastive accuracy, codebook perplexity
 

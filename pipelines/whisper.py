@@ -4,7 +4,7 @@ Paper: Radford et al. 2022, "Robust Speech Recognition via Large-Scale Weak Supe
 checkpoint, any records; `quickstart`, tiny.en on the Asterisk prompts on 2 CPU cores (figures in docs/results.md);
 `hindi_small`, the classic run, Whisper-small on Common Voice 11 Hindi, train + validation, 8 h, written for a v3-8:
 
-    tfhf records audiofolder cv-corpus-11.0-2022-09-21/hi --out gs://BUCKET/hi
+    tfhf records audiofolder --folder cv-corpus-11.0-2022-09-21/hi --out gs://BUCKET/hi
     tfhf train whisper --recipe hindi_small --strategy tpu output=gs://BUCKET/run data.path=gs://BUCKET/hi
     tfhf evaluate whisper --recipe hindi_small --split test output=gs://BUCKET/run data.path=gs://BUCKET/hi
 

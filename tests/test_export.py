@@ -54,7 +54,7 @@ def test_the_folder_is_what_tf_serving_expects(exported):
     assert folder.stat().st_mode & 0o777 == 0o755
     description = load_exported(folder.parent).description
     assert description["task"] == "loudness"
-    assert description["config"] == {"width": 4, "pretrained": "base", "unit": "dB"}
+    assert description["config"] == {"width": 4, "pretrained": "base", "unit": "dB"} and description["labels"] == []
     assert description["signatures"]["serving_default"]["outputs"]["text"] == {"dtype": "string", "shape": [None]}
 
 

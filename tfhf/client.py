@@ -31,7 +31,7 @@ CHUNK_S, SEARCH_S = 28.0, 6.0        # a chunk fits Whisper's window; a pause is
 SAMPLE_RATE_HZ = 16_000
 MAX_MESSAGE_BYTES = 2**31 - 1
 _AGAIN_HTTP = (429, 502, 503)
-_AGAIN_GRPC = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
+_AGAIN_GRPC = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "CANCELLED")   # the last: by a server that ends
 
 
 class ClientError(ValueError):

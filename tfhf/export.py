@@ -2,7 +2,7 @@
 
     OUT/NAME/VERSION/saved_model.pb, variables/
                      assets.extra/tf_serving_warmup_requests    requests that TF Serving runs before it says it is ready
-                     assets.extra/tfhf_export.json              task, configuration, versions, signatures
+                     assets.extra/tfhf_export.json              task, configuration, labels, versions, signatures
 
 Whatever counts as an export has been checked: core TensorFlow ops only, nothing that XLA must compile, no Python
 function, no path of the machine that wrote it; and a fresh process without tfhf has loaded it and given the answers of
@@ -347,7 +347,8 @@ def _write(folder, task, functions, requests):
     sides = {name: {"inputs": {key: _described(spec) for key, spec in _specs(function).items()},
                     "outputs": {key: _described(value) for key, value in function.structured_outputs.items()}}
              for name, function in functions.items()}
-    description = {"task": task.name, "config": _without_paths(task.config.to_dict()), "signatures": sides,
+    description = {"task": task.name, "config": _without_paths(task.config.to_dict()), "labels": list(task.classes),
+                   "signatures": sides,
                    "versions": {"tfhf": tfhf.__version__, "tensorflow": tf.__version__, "keras": keras.__version__}}
     Path(extra, DESCRIPTION).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", "utf-8")
 

@@ -63,7 +63,7 @@ def colour_depth(depth, valid=None):
     inverse = np.zeros(depth.shape)
     inverse[known] = 1.0 / depth[known]
     low, high = np.percentile(inverse[known], (5, 95)) if known.any() else (0.0, 1.0)
-    return _coloured((inverse - low) / max(high - low, 1e-12), known)
+    return coloured((inverse - low) / max(high - low, 1e-12), known)
 
 
 def error_map(prediction, truth, valid=None):
@@ -85,7 +85,20 @@ def error_map(prediction, truth, valid=None):
         known &= _flat(valid, "error_map: valid").astype(bool)
     error[~known] = 0.0
     high = np.percentile(error[known], 99) if known.any() else 1.0
-    return _coloured(error / max(high, 1e-12), known)
+    return coloured(error / max(high, 1e-12), known)
+
+
+def coloured(values, known=None):
+    """Values in colours, from 0 (dark blue) to 1 (yellow), clipped; what is not known is black.
+
+    Args:
+      values: float [height, width].
+      known: bool of that shape; None: all are.
+    Returns uint8 [height, width, 3].
+    """
+    places = np.clip(values, 0, 1) * (len(_PLASMA) - 1)
+    colours = np.rint(np.stack([np.interp(places, range(len(_PLASMA)), channel) for channel in _PLASMA.T], axis=-1))
+    return (colours if known is None else np.where(known[..., None], colours, _INVALID)).astype(np.uint8)
 
 
 def as_rgb(image):
@@ -98,13 +111,6 @@ def as_rgb(image):
     if image.dtype != np.uint8:
         shaped = np.rint(np.clip(np.nan_to_num(shaped.astype(np.float64)), 0, 1) * 255).astype(np.uint8)
     return np.broadcast_to(shaped, (*shaped.shape[:2], 3))
-
-
-def _coloured(values, known):
-    """[height, width] in [0, 1], clipped, -> uint8 [height, width, 3]"""
-    places = np.clip(values, 0, 1) * (len(_PLASMA) - 1)
-    colours = np.stack([np.interp(places, range(len(_PLASMA)), channel) for channel in _PLASMA.T], axis=-1)
-    return np.where(known[..., None], np.rint(colours), _INVALID).astype(np.uint8)
 
 
 def _flat(array, what):

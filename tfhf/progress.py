@@ -1,4 +1,4 @@
-"""What a run tells of itself while it trains: history.jsonl, the progress line, TensorBoard scalars.
+"""What a run tells of itself while it trains: history.jsonl, the progress line, TensorBoard.
 
 Device values are read every `log_every` steps only; between two reads the losses wait as tensors.
 """
@@ -14,6 +14,7 @@ import time
 from typing import Callable, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfhf.data import storage
@@ -308,3 +309,46 @@ def save_pictures(metrics: list, folder: str, run_folder: str, split: str, step:
         storage.write_bytes(storage.join(folder, f"{name}.png"), tf.io.encode_png(picture).numpy())
     show_pictures(writer, step or 0, {f"{split}/{name}": picture[None] for name, picture in pictures.items()})
     writer.close()
+
+
+def save_samples(samples: Sequence[tuple], sample_rate_hz: int | None, run_folder: str, split: str,
+                 step: int | None) -> None:
+    """What an evaluation's first examples said, in the run's TensorBoard at `step` (None, the untrained model: 0):
+    SPLIT/predictions, a table, and SPLIT/sounds/ID, to be played.
+
+    Args:
+        samples: of each ({"id", "reference", "prediction" where it is a text}, int16 [samples] or None).
+        sample_rate_hz: of the sounds.
+    """
+    told = [line for line, _ in samples if "prediction" in line]
+    sounds = {line["id"]: sound for line, sound in samples if sound is not None and len(sound)}
+    if not told and not sounds:
+        return
+    writer = tf.summary.create_file_writer(storage.join(run_folder, "tensorboard"))
+    with writer.as_default(step=step or 0):
+        if told:
+            cells = (str(line[name]).replace("|", "\\|").replace("\n", " ") for line in told
+                     for name in ("id", "reference", "prediction"))
+            rows = [f"| {' | '.join(row)} |" for row in zip(cells, cells, cells)]
+            table = ["| id | reference | prediction |", "|---|---|---|", *rows]
+            tf.summary.text(f"{split}/predictions", "\n".join(table))
+        for identity, sound in sounds.items():
+            audio = sound.astype(np.float32)[None, :, None] / 32768.0
+            tf.summary.audio(f"{split}/sounds/{identity}", audio, sample_rate_hz)
+    writer.close()
+
+
+def show_preflight(writer, run_folder: str) -> None:
+    """The report of `tfhf preflight TASK --json RUN/preflight.json`, where it lies in the run's folder, as a text in
+    TensorBoard that names the page beside it."""
+    path = storage.join(run_folder, "preflight.json")
+    if not storage.exists(path):
+        return
+    from tfhf.preflight import report   # needed by few runs
+
+    lines = report.text(json.loads(storage.read_bytes(path))).splitlines()
+    page = storage.join(run_folder, "preflight.html")
+    link = f"\n\nWith pictures: [{page}]({page})" if storage.exists(page) else ""
+    with writer.as_default(step=0):
+        tf.summary.text("preflight", "\n".join(f"    {line}" for line in lines) + link)
+    writer.flush()

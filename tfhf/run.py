@@ -33,12 +33,14 @@ from tfhf.gan import AdversarialLoss, AdversarialPair, GanTrainer
 from tfhf.input_service import Batches, batches_of, watched
 from tfhf.optimizers import freeze, make_optimizer
 from tfhf.preemption import Preempted, StopSignals
-from tfhf.progress import History, InputClock, ProgressLine, StepCallback, save_pictures
+from tfhf.progress import History, InputClock, ProgressLine, StepCallback, save_pictures, save_samples, show_preflight
 from tfhf.run_config import DataConfig, RunConfig, check_same_records, check_same_run, training_records
 from tfhf.strategy import Runtime, StopOfAnyHost, check_built_in_scope, lost_hosts, make_runtime, set_precision
 from tfhf.strategy import strategy_kind
 from tfhf.task import Task, TaskError
 from tfhf.train_steps import Trainer
+
+SAMPLED_EXAMPLES = 8   # of an evaluation, in TensorBoard
 
 __all__ = [
     "DataConfig",
@@ -154,6 +156,7 @@ def _fit(task, config, runtime, trainer, history, done, padding, records, stop, 
         evaluator = LossEvaluator(task, trainer, runtime, config)
         pictures = Pictures(task, trainer, runtime, config)
     writer = tf.summary.create_file_writer(storage.join(folder, "tensorboard"))
+    show_preflight(writer, folder)
     saver = checkpoints.CheckpointWriter(config.output, config.keep_checkpoints, config.keep_best)
 
     def save(step: int) -> None:
@@ -269,8 +272,9 @@ def evaluate(
     """Decode every example of a split once and score it; writes metrics.json and predictions.jsonl.
 
     They go to OUTPUT/evaluation/SPLIT-step-N/ (SPLIT-initial/ for the untrained model; SPLIT-step-N-raw/ without
-    averages), and with them NAME.png of a metric that has a picture; TensorBoard shows it too. A prediction that is an
-    array of two axes or more is a file there, predictions/ID.png or .npy, and its line holds the name.
+    averages), and with them NAME.png of a metric that has a picture; TensorBoard shows it too, and what was predicted
+    of the first examples, with their sounds. A prediction that is an array of two axes or more is a file there,
+    predictions/ID.png or .npy, and its line holds the name.
 
     Args:
         split: of the records; None: the config's eval_split.
@@ -287,7 +291,7 @@ def evaluate(
     step = _load_weights(model, config.output, checkpoint, averaged)
     name = (f"{split}-initial" if step is None else f"{split}-step-{step:08d}") + "-raw" * (not averaged)
     folder = storage.join(config.output, "evaluation", name)
-    metrics, predictions, begin = task.metrics(), [], time.perf_counter()
+    metrics, predictions, samples, begin = task.metrics(), [], [], time.perf_counter()
     files = PredictionFolder(folder)
     manifest = read_manifest(storage.join(config.data.path, split))
     with data_errors():
@@ -299,7 +303,7 @@ def evaluate(
             check_count(task, answers, config.eval_batch_size)
             truths = references(task, batch["reference"].numpy())
             columns = (batch["real"].numpy(), batch["id"].numpy(), truths, answers)
-            for real, identity, reference, prediction in zip(*columns):
+            for row, (real, identity, reference, prediction) in enumerate(zip(*columns)):
                 if not real:
                     continue
                 for metric in metrics:
@@ -307,6 +311,10 @@ def evaluate(
                 identity = identity.decode("utf-8")
                 line = {"id": identity, "reference": files.plain(reference, f"{identity}-reference")}
                 predictions.append({**line, "prediction": files.plain(prediction, identity)})
+                if len(samples) < SAMPLED_EXAMPLES:
+                    inputs = {name: value[row] for name, value in batch["inputs"].items()}
+                    said = {"prediction": prediction} if isinstance(prediction, str) else {}
+                    samples.append(({**line, **said}, task.sound(inputs)))
             _show_count("evaluated", len(predictions), manifest["count"], begin)
     results = {**merged_results(metrics), "examples": len(predictions)}
     report = {
@@ -326,6 +334,7 @@ def evaluate(
     text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     storage.write_bytes(storage.join(folder, "metrics.json"), text.encode("utf-8"))
     save_pictures(metrics, folder, config.output, split, step)
+    save_samples(samples, task.record_type.sample_rate_hz, config.output, split, step)
     return results
 
 

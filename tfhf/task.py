@@ -26,6 +26,7 @@ class Task:
         record_type: the schema of the records (`tfhf.data.schema.RecordType`).
         reference_field: the field of the decoded record that predictions are scored against.
         buckets: ascending lengths, in the unit of `record_type`'s length field. One bucket: all shapes are the same.
+        classes: names of the classes in the order of the model's scores, of a task that has them; exports tell them.
         batched: `preprocess` takes a whole batch at once, which costs the host less per example: the decoded record is
             then `record_type.decode_batch`'s, "seed" is [batch, 2], and what it returns has a batch axis in front.
     """
@@ -35,6 +36,7 @@ class Task:
     record_type: ClassVar[Any] = None
     reference_field: ClassVar[str] = "text"
     buckets: tuple[int, ...] = ()
+    classes: tuple[str, ...] = ()
     batched: ClassVar[bool] = False
 
     def __init__(self, config: Config):
@@ -96,6 +98,13 @@ class Task:
         """uint8 [height, width, 3] of one example, its inputs as `load_inputs` gave them beside its prediction, which
         `predict` writes as a PNG (`tfhf.pictures.side_by_side`); None: there is nothing to see."""
         return None
+
+    def sound(self, inputs: dict) -> np.ndarray | None:
+        """int16 [samples] of one example, at the record type's rate, which TensorBoard plays beside its prediction
+        after `evaluate`: here `input_values`, without the padding. None: there is nothing to hear."""
+        if self.record_type.sample_rate_hz is None or "input_values" not in inputs:
+            return None
+        return np.trim_zeros(np.asarray(inputs["input_values"]), "b")
 
     def load_inputs(self, path: str) -> dict:
         """One input file -> the inputs of one example, without the batch axis, as `preprocess` would give them."""

@@ -130,7 +130,8 @@ def to_array(values) -> np.ndarray:
         except ValueError as error:
             raise WireError(f"not an array: {error}") from error
         if values.dtype == np.float64:
-            values = values.astype(np.float32)   # as TensorFlow reads Python's numbers
+            with np.errstate(over="ignore"):
+                values = values.astype(np.float32)   # as TensorFlow reads Python's numbers; 1e300 is infinite then
     if values.dtype.kind == "U" or (values.dtype == object and not all(
             isinstance(value, bytes) for value in values.reshape(-1).tolist())):
         if values.dtype == object and _kinds(values.tolist()) - {str, bytes}:
@@ -144,7 +145,13 @@ def to_array(values) -> np.ndarray:
 
 
 def _kinds(values):
-    return {kind for value in values for kind in _kinds(value)} if isinstance(values, (list, tuple)) else {type(values)}
+    """The types of all values in lists of lists"""
+    if not isinstance(values, (list, tuple)):
+        return {type(values)}
+    found = set(map(type, values))   # a row of numbers, at the speed of C
+    if found & {list, tuple}:
+        found = {kind for value in values for kind in _kinds(value)}
+    return found
 
 
 def _flatten(values):

@@ -1,14 +1,20 @@
-"""A server of `tfhf serve` in a thread of the tests, and the small models that it serves."""
+"""A server of `tfhf serve`, in a thread of the tests or a process of its own, and the small models that it serves."""
 
 import asyncio
 import contextlib
 import re
+import subprocess
+import sys
+import tempfile
 import threading
+from pathlib import Path
 
 import tensorflow as tf
 
 from tfhf.server.command import serve
 from tfhf.server.service import Limits, Service
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Echo(tf.Module):
@@ -57,8 +63,7 @@ class Running:
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
         assert self._up.wait(60)
-        rest, grpc = re.search(r"http://(\S+?)/v1.*gRPC (\S+)", "\n".join(self._lines)).groups()
-        self.rest, self.grpc = f"http://{rest}", f"grpc://{grpc}"
+        self.rest, self.grpc = _addresses("\n".join(self._lines))
 
     def _run(self):
         asyncio.set_event_loop(self._loop)
@@ -76,6 +81,56 @@ class Running:
         self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join(60)
         self.service.close()
+
+
+def _addresses(told):
+    rest, grpc = re.search(r"http://(\S+?)/v1.*gRPC (\S+)", told).groups()
+    return f"http://{rest}", f"grpc://{grpc}"
+
+
+class Process:
+    """`tfhf serve` of the models in `folder`, with `options` such as max_waiting=4.
+
+    It is killed at the end of its context. Attributes: rest, grpc: addresses for `tfhf.client`; pid.
+    """
+
+    def __init__(self, folder, **options):
+        given = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+        self._errors = tempfile.TemporaryFile("w+")   # a pipe that nobody reads would stop it
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "pipelines", "serve", str(folder), "--rest-port", "0", "--grpc-port", "0", *given],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=self._errors, text=True)
+        line = ""
+        while not line.startswith("REST "):
+            line = self._process.stdout.readline()
+            assert line, self.errors()
+        self.pid, (self.rest, self.grpc) = self._process.pid, _addresses(line)
+
+    def memory_mb(self):
+        """What of it is in memory now."""
+        status = Path(f"/proc/{self.pid}/status").read_text("ascii")
+        return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
+
+    def send_signal(self, number):
+        """To the process."""
+        self._process.send_signal(number)
+
+    def wait(self, seconds=60):
+        """The exit status."""
+        return self._process.wait(seconds)
+
+    def errors(self):
+        """Its standard error."""
+        self._errors.seek(0)
+        return self._errors.read()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
 
 
 @contextlib.contextmanager

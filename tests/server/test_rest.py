@@ -1,6 +1,7 @@
 """REST as TF Serving's: formats, status, metadata, errors of every kind, and bodies that are too large or slow."""
 
 import json
+import select
 import socket
 import time
 
@@ -97,6 +98,23 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(server):
     assert post(server, {"instances": ["a"]}).status_code == 200
 
 
+def test_many_large_bodies_at_once_are_refused(models):
+    with running([models], max_request_mb=0.25) as server:
+        host, port = server.rest.removeprefix("http://").split(":")
+        head = b"POST /v1/models/echo:predict HTTP/1.1\r\nhost: x\r\ncontent-length: 250000\r\n\r\n"
+        held = [socket.create_connection((host, int(port)), timeout=10) for _ in range(5)]
+        for each in held:
+            each.sendall(head + b"x" * 240_000)
+        readable, _, _ = select.select(held, [], [], 10)
+        assert len(readable) == 1 and b" 429 " in readable[0].recv(1000).split(b"\r\n")[0]
+        for each in held:
+            each.close()
+        end = time.monotonic() + 10
+        while server.service.body_bytes and time.monotonic() < end:
+            time.sleep(0.05)
+        assert server.service.body_bytes == 0 and post(server, {"instances": ["a"]}).status_code == 200
+
+
 def test_a_slow_body_and_a_slow_model_end_at_the_deadline(models):
     with running([models], deadline_s=0.4) as server:
         host, port = server.rest.removeprefix("http://").split(":")
@@ -106,24 +124,3 @@ def test_a_slow_body_and_a_slow_model_end_at_the_deadline(models):
             assert b"504" in connection.recv(1000) and time.monotonic() - begin < 3
         answers = [post(server, {"instances": ["wait"] * 8}) for _ in range(2)]
         assert {answer.status_code for answer in answers} <= {200, 504}
-
-
-def test_fuzz(server):
-    random = np.random.default_rng(0)
-    sound = json.dumps({"signature_name": "raw", "inputs": {"x": [[1, 2.5]], "n": [3]}}).encode()
-    with httpx.Client(timeout=30) as client:
-        for _ in range(400):
-            body = bytearray(sound)
-            for _ in range(random.integers(1, 6)):
-                place = int(random.integers(len(body)))
-                kind = random.integers(3)
-                if kind == 0:
-                    body[place] = random.integers(256)
-                elif kind == 1:
-                    del body[place]
-                else:
-                    body[place:place] = random.choice([b"[", b"]", b"{", b"}", b"null", b"1e400", b'"', b"-", b","])
-            answer = client.post(f"{server.rest}/v1/models/echo:predict", content=bytes(body))
-            assert answer.status_code in (200, 400, 404), (bytes(body), answer.text)
-            assert "Traceback" not in answer.text and "/" not in answer.json().get("error", "")
-    assert post(server, {"instances": ["a"]}).status_code == 200

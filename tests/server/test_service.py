@@ -1,10 +1,8 @@
-"""Under load: no answer lost or mixed up, refusals at once; what is told of the queue."""
+"""Twenty clients at once get their own answers; test_load.py asks for longer."""
 
 import concurrent.futures
-import time
 
-from tests.server.running import running
-from tfhf.client import Client, ClientError
+from tfhf.client import Client
 
 
 def test_twenty_clients_get_their_own_answers(server):
@@ -18,21 +16,3 @@ def test_twenty_clients_get_their_own_answers(server):
 
     with concurrent.futures.ThreadPoolExecutor(20) as pool:
         assert sum(pool.map(one, range(20))) == 300
-
-
-def test_overload_is_refused_at_once_and_counted(models):
-    with running([models], max_waiting=4, max_batch=1) as server:
-        refused, begin = [], time.monotonic()
-
-        def one(_):
-            with Client(server.rest, "echo", deadline_s=0.01) as client:   # no second try
-                asked = time.monotonic()
-                try:
-                    client.predict({"text": ["wait"]})
-                except ClientError as error:
-                    refused.append((error.code, time.monotonic() - asked))
-
-        with concurrent.futures.ThreadPoolExecutor(24) as pool:
-            list(pool.map(one, range(24)))
-        assert refused and time.monotonic() - begin < 30
-        assert {code for code, _ in refused} <= {"RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}

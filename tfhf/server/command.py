@@ -11,11 +11,13 @@ import socket
 import sys
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tfhf.server import rest, rpc
 from tfhf.server.models import ServeError
 from tfhf.server.service import Limits, Service
 
+DRAIN_S = 0.2   # from the signal, in which those who still ask are told to go elsewhere
 NOTE = "for a laptop, Colab and tests; in production let TF Serving serve the same folders (tpu_scripts/serve.sh)"
 
 
@@ -64,12 +66,16 @@ async def serve(service: Service, host: str, rest_port: int, grpc_port: int, rea
     limits = service.limits
     try:
         rest_socket = socket.create_server((host, rest_port), backlog=1024)
+        # Connections inherit it. asyncio sets it for sockets that were made for TCP by number, which these are not;
+        # without it a small answer waits 40 ms for the client's delayed acknowledgement of its head.
+        rest_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         rpc_server, grpc_port = rpc.make_server(service, f"{host}:{grpc_port}")
     except (OSError, RuntimeError) as error:
         raise ServeError(f"{host}, ports {rest_port} and {grpc_port}: {error}; expected free ones") from error
-    web = _Web(uvicorn.Config(rest.make_app(service), log_level="warning", access_log=False, lifespan="off",
-                              limit_concurrency=limits.max_connections, timeout_keep_alive=30,
-                              timeout_graceful_shutdown=int(limits.deadline_s) + 1))
+    web = _Web(uvicorn.Config(
+        rest.make_app(service), http=_Http, ws="none", lifespan="off", log_level="warning", access_log=False,
+        limit_concurrency=limits.max_connections, timeout_keep_alive=min(30.0, limits.deadline_s),
+        timeout_graceful_shutdown=int(limits.deadline_s) + 1))
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):   # not the main thread: no signals
@@ -86,8 +92,36 @@ async def serve(service: Service, host: str, rest_port: int, grpc_port: int, rea
         await asyncio.wait([serving, waiting], return_when=asyncio.FIRST_COMPLETED)
     finally:
         waiting.cancel()
-        web.should_exit = True
+        service.stopping = web.should_exit = True
+        await asyncio.sleep(DRAIN_S)
         await asyncio.gather(serving, rpc_server.stop(limits.deadline_s))
+
+
+class _Http(H11Protocol):
+    """uvicorn's, which waits for the first request of a connection, and for the rest of its head, for ever."""
+
+    _timer = None
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self._expect_request()
+
+    def on_response_complete(self):
+        super().on_response_complete()
+        self._expect_request()
+
+    def connection_lost(self, exc):
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _expect_request(self):
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(self.timeout_keep_alive, self._late, self.cycle)
+
+    def _late(self, last):
+        if self.cycle is last and (last is None or last.response_complete):
+            self.transport.close()
 
 
 class _Web(uvicorn.Server):

@@ -108,7 +108,8 @@ class Signature:
         """
         try:
             answers = self._function(**{name: tf.constant(array) for name, array in inputs.items()})
-        except (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError, tf.errors.UnimplementedError) as error:
+        except (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError, tf.errors.UnimplementedError,
+                tf.errors.ResourceExhaustedError) as error:   # the last: an input that asks for more memory than is
             raise RequestError(told(error.message)) from error
         return {name: tensor.numpy() for name, tensor in answers.items()}
 

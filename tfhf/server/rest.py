@@ -11,12 +11,15 @@ import math
 import fastapi
 import numpy as np
 import prometheus_client
+from starlette.requests import ClientDisconnect
 
-from tfhf.server.models import NotFound, RequestError, TooLate, signature_def
+from tfhf.server.models import NotFound, Overloaded, RequestError, TooLate, signature_def
 from tfhf.server.service import Service, log
 from tfhf.wire import TYPE_NAMES, WireError, to_array
 
 _DEEPEST = 64
+# Bodies of the largest size that may be here at the same time, whole or in part: many that hang would fill the memory.
+_MOST_BODIES = 4
 
 
 class TooLarge(RequestError):
@@ -74,9 +77,13 @@ def make_app(service: Service) -> fastapi.FastAPI:
     @app.post("/v1/models/{name}/versions/{version}:predict")
     async def predict(request: fastapi.Request, name: str, version: str | None = None):
         model = service.model(name, _number(version))
-        body = await _body(request, service.limits)
-        loop = asyncio.get_running_loop()
-        name, given, row_format = await loop.run_in_executor(None, read_request, body, model)
+        loop, body = asyncio.get_running_loop(), bytearray()
+        try:
+            await _read_body(request, service, body)
+            name, given, row_format = await loop.run_in_executor(None, read_request, body, model)
+        finally:
+            service.body_bytes -= len(body)
+        del body   # nobody needs it while the model works
         answers = await service.predict(model, name, given)
         return fastapi.Response(await loop.run_in_executor(None, write_answer, answers, row_format),
                                 media_type="application/json")
@@ -84,8 +91,8 @@ def make_app(service: Service) -> fastapi.FastAPI:
     return app
 
 
-def read_request(body: bytes, model) -> tuple[str, dict, bool]:
-    """The JSON of a predict request -> (signature name, named arrays, whether it has the row format).
+def read_request(body, model) -> tuple[str, dict, bool]:
+    """The JSON of a predict request, bytes or bytearray -> (signature name, named arrays, whether in the row format).
 
     Raises:
         RequestError: no JSON, neither `instances` nor `inputs`, values that make no array.
@@ -141,6 +148,8 @@ def _unpacked(values, depth=0):
     if isinstance(values, list):
         if depth >= _DEEPEST:
             raise WireError(f"lists deeper than {_DEEPEST}")
+        if not set(map(type, values)) & {dict, list, type(None)}:   # a row of numbers, at the speed of C
+            return values
         return [_unpacked(value, depth + 1) for value in values]
     if values is None:
         raise WireError("got null, expected a value")
@@ -206,23 +215,29 @@ def _number(version):
     return int(version)
 
 
-async def _body(request, limits) -> bytes:
-    """The body, which must be there in time and no larger than it may."""
+async def _read_body(request, service, body) -> None:
+    """Into `body`, which must be there in time and no larger than it may; all that are here count in `body_bytes`."""
+    limits = service.limits
+
     async def read():
-        body = bytearray()
         async for chunk in request.stream():
-            body += chunk
+            body.extend(chunk)
+            service.body_bytes += len(chunk)
             if len(body) > limits.max_request_bytes:
                 raise TooLarge(f"the request is larger than {limits.max_request_mb:g} MB")
-        return bytes(body)
+            if service.body_bytes > _MOST_BODIES * limits.max_request_bytes:
+                raise Overloaded(f"requests of {service.body_bytes / 2**20:.0f} MB arrive at this time, of at most "
+                                 f"{_MOST_BODIES * limits.max_request_mb:g}: try later")
 
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limits.max_request_bytes:
         raise TooLarge(f"the request has {int(length) / 2**20:.1f} MB, expected at most {limits.max_request_mb:g}")
     try:
-        return await asyncio.wait_for(read(), limits.deadline_s)
+        await asyncio.wait_for(read(), limits.deadline_s)
     except asyncio.TimeoutError:
         raise TooLate(f"the request did not arrive within {limits.deadline_s:g} s") from None
+    except ClientDisconnect as error:
+        raise RequestError("the client went before its request had arrived") from error   # told to nobody
 
 
 def _answer(content, status=200):

@@ -7,7 +7,7 @@ import asyncio
 import grpc
 from google.protobuf.message import DecodeError
 
-from tfhf.server.models import RequestError, signature_def
+from tfhf.server.models import RequestError, Stopping, signature_def
 from tfhf.server.service import Limits, Service, log
 from tfhf.wire import AVAILABLE, MESSAGES, WireError, from_tensor, to_tensor
 
@@ -21,8 +21,13 @@ def make_server(service: Service, address: str) -> tuple[grpc.aio.Server, int]:
         OSError, RuntimeError: the address cannot be had.
     """
     limits: Limits = service.limits
+    # A call whose message never comes counts as one in progress and has no deadline but its connection's end; no single
+    # connection may hold them all.
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", limits.max_request_bytes),
-                                      ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)],
+                                      ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0),
+                                      ("grpc.max_concurrent_streams", max(1, limits.max_connections // 4)),
+                                      ("grpc.max_connection_age_ms", int(10_000 * limits.deadline_s)),
+                                      ("grpc.max_connection_age_grace_ms", int(1000 * limits.deadline_s))],
                              maximum_concurrent_rpcs=limits.max_connections)
     calls = {"tensorflow.serving.PredictionService": {
                  "Predict": ("PredictRequest", _predict), "GetModelMetadata": ("GetModelMetadataRequest", _metadata)},
@@ -48,6 +53,8 @@ def _parser(message):
 def _handler(service, function):
     async def handle(request, context):
         try:
+            if service.stopping:   # of its own accord gRPC would say CANCELLED, as if the client had
+                raise Stopping("the server is ending")
             if request is _INVALID:
                 raise RequestError("the request is no message of this call")
             return await function(service, request, context)

@@ -48,7 +48,8 @@ class Service:
         paths: see `find_models`.
         limits: a `Limits`.
 
-    Attributes: models: {name: Model}; registry: Prometheus' figures.
+    Attributes: models: {name: Model}; registry: Prometheus' figures; stopping: whether gRPC takes nothing new;
+        body_bytes: of the bodies that REST has read or is reading.
 
     Raises:
         ServeError: there is no model.
@@ -69,7 +70,7 @@ class Service:
             "tfhf_batch_seconds", "Time of a batch in the model", labels, registry=self.registry)
         waiting = prometheus_client.Gauge("tfhf_waiting_examples", "In the queue", labels, registry=self.registry)
         self.models = {name: Model(name, *found) for name, found in find_models(paths).items()}
-        self._batchers = {}
+        self._batchers, self.stopping, self.body_bytes = {}, False, 0
         for model in self.models.values():
             for name, signature in model.signatures.items():
                 batcher = Batcher(signature, limits.max_batch, limits.batch_wait_ms / 1e3, limits.max_waiting,

@@ -1,0 +1,1 @@
+"""`tfhf demo`: a page in the browser where people try an exported model; see `command`."""
