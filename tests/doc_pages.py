@@ -1,8 +1,9 @@
 """The commands of README.md and docs/: found, and run as one bash script a page, in a copy of this checkout.
 
-A page is a list of blocks: ```bash and ```python, indented or not, and commands or imports that stand four spaces in;
-```python title="FILE" is what a reader saves there. `script_of` writes all of them behind one another; what a reader's machine has and a test's has not is put in its place,
-line by line, by `Rule`s. The script stops at the first command that fails; what it was doing stands in its output.
+A page is a list of blocks: ```bash and ```python, indented or not, and commands or imports that stand four spaces
+in; ```python title="FILE" is what a reader saves there. `script_of` writes all of them behind one another; what a
+reader's machine has and a test's has not is put in its place, line by line, by `Rule`s. The script stops at the first
+command that fails; what it was doing stands in its output.
 """
 
 import dataclasses

@@ -80,9 +80,10 @@ def demo(model: str, export: str | None = None, server: str | None = None, *, na
             folder, told = find_export(model, export)
             names = told or names
             server = stack.enter_context(serving(model, folder))
-        with Client(server, model, deadline_s=FIRST_DEADLINE_S) as first:   # of a server that is not there
-            if not first.ready():
-                raise DemoError(f"{server}: has no model {model!r} that is ready")
+        else:
+            with Client(server, model, deadline_s=FIRST_DEADLINE_S) as first:   # long enough for one that is there
+                if not first.ready():
+                    raise DemoError(f"{server}: has no model {model!r} that is ready")
         client = stack.enter_context(Client(server, model, deadline_s=DEADLINE_S))
         answers = Answers(client, model, names)
         if not files and answers.kind in ("depth", "disparity", "enlarged", "image_labels"):

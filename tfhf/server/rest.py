@@ -225,8 +225,10 @@ async def _read_body(request, service, body) -> None:
             service.body_bytes += len(chunk)
             if len(body) > limits.max_request_bytes:
                 raise TooLarge(f"the request is larger than {limits.max_request_mb:g} MB")
-            if service.body_bytes > _MOST_BODIES * limits.max_request_bytes:
-                raise Overloaded(f"requests of {service.body_bytes / 2**20:.0f} MB arrive at this time, of at most "
+            if (arriving := service.body_bytes) > _MOST_BODIES * limits.max_request_bytes:
+                service.body_bytes -= len(body)   # at once, or the others that arrive would be refused as well
+                body.clear()
+                raise Overloaded(f"requests of {arriving / 2**20:.0f} MB arrive at this time, of at most "
                                  f"{_MOST_BODIES * limits.max_request_mb:g}: try later")
 
     length = request.headers.get("content-length", "")
