@@ -30,6 +30,7 @@ mkdir -p "$CLOUD/bucket"
 step=$(cat "$CLOUD/bucket/step" 2> /dev/null || echo 0)
 echo "going on from step $step"
 trap 'echo "$step" > "$CLOUD/bucket/step"; echo "saved step $step"; exit 75' TERM
+touch "$CLOUD/trains"   # from here on a signal is heeded
 while [ "$step" -lt "$(cat "$CLOUD/steps")" ]; do sleep 0.05; step=$((step + 1)); done
 echo "$step" > "$CLOUD/bucket/step"; echo finished
 TFHF

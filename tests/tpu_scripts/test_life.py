@@ -190,8 +190,7 @@ def test_a_run_that_left_with_75_goes_on_where_it_is(cloud):
     cloud.steps(100)
     process = resume(cloud)
     pid = cloud.vm() / "runs" / "hindi.pid"
-    cloud.wait_for(lambda: pid.exists() and pid.read_text())
-    time.sleep(0.2)
+    cloud.wait_for(lambda: pid.exists() and pid.read_text() and (cloud.folder / "trains").exists())
     subprocess.run(["kill", "-TERM", pid.read_text().strip()], check=True)
     cloud.wait_for(lambda: (cloud.folder / "bucket" / "step").exists())
     cloud.steps(1)
