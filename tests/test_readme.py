@@ -22,7 +22,7 @@ import tensorflow as tf
 from tests import doc_pages
 from tests.doc_pages import PAGES, ROOT, Rule, blocks, lines_of
 from tests.hub_stand_in import Hub
-from tests.tpu_scripts.conftest import cloud, repository  # noqa: F401: fixtures
+from tests.tpu_scripts.conftest import cloud, repository  # fixtures  # noqa: F401
 from tfhf.assets import cache_folder
 
 # How a recipe is made small, by task and recipe; "*": every command of every task. Two steps say that a page's commands

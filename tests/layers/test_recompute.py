@@ -22,9 +22,9 @@ def test_without_recomputation_the_layer_just_runs():
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_recomputed_activations_change_nothing(dropout, jit_compile):
     losses = []
-    for recompute in (False, True):
+    for computed_again in (False, True):
         keras.utils.set_random_seed(0)
-        model = small_model(vocab_size=51865, recompute_activations=recompute, dropout=dropout)
+        model = small_model(vocab_size=51865, recompute_activations=computed_again, dropout=dropout)
         inputs = inputs_for(model.config)
         model.compile(keras.optimizers.SGD(0.1), TokenCrossEntropy(), jit_compile=jit_compile)
         losses.append([float(model.train_on_batch(inputs, inputs["decoder_input_ids"])) for _ in range(3)])

@@ -6,7 +6,6 @@ import socket
 import time
 
 import httpx
-import numpy as np
 import pytest
 
 from tests.server.running import running

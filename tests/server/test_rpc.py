@@ -1,7 +1,6 @@
 """gRPC as TF Serving's: what `tfhf.client` does not ask for, wrong messages, sizes."""
 
 import grpc
-import numpy as np
 import pytest
 
 from tfhf.wire import MESSAGES, from_tensor, to_tensor
