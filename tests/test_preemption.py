@@ -78,6 +78,15 @@ def test_a_signal_at_the_last_step_ends_the_run_as_usual(records, tmp_path, monk
     assert history["step"][-1] == 12
 
 
+@pytest.fixture
+def heeded():
+    """Ctrl-C as in a terminal: what runs in a shell's background has been told to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
 def test_a_second_interrupt_works_as_before():
     with pytest.raises(KeyboardInterrupt), StopSignals() as stop:
         os.kill(os.getpid(), signal.SIGINT)
