@@ -122,7 +122,7 @@ class SRGANTask(Task):  # small images in, large ones out
         return side_by_side([plain, prediction], ["bicubic", self.name])
 
     def signatures(self, model):
-        return image_to_image_signatures(self._upscale(lambda x: model(x, training=False)))
+        return image_to_image_signatures(self._upscale(lambda x: model(x, training=False)), self.config.model.upscale)
 
     def example_requests(self):
         ramp = np.linspace(0, 255, 24 * 36 * 3).astype("uint8").reshape(24, 36, 3)

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfhf.data.audio_graph import decode_with_lengths
-from tfhf.data.image import decode_image, encode_depth, encode_png, resize, to_float, to_uint8
+from tfhf.data.image import MAX_PIXELS, decode_image, encode_depth, encode_png, resize, to_float, to_uint8
 from tfhf.data.shapes import to_int16
 
 
@@ -134,7 +134,7 @@ def image_depth_signatures(depth_of, size, scale, name="depth") -> dict:
     return {"serving_default": serving_default, "raw": raw}
 
 
-def image_to_image_signatures(upscale) -> dict:
+def image_to_image_signatures(upscale, factor=1) -> dict:
     """The signatures of a model that makes one image of another, such as super-resolution; images of any size.
 
     `serving_default`: image string [batch], bytes of JPEG or PNG files, each of its own size -> image string [batch],
@@ -143,13 +143,16 @@ def image_to_image_signatures(upscale) -> dict:
     Args:
         upscale: function of one float32 [height, width, 3] in [0, 1] to one such image, of core TensorFlow operations;
             `tiled` makes one that bounds the memory.
+        factor: how many times longer the answer's sides are. An image whose answer would have more than MAX_PIXELS is
+            an InvalidArgumentError, before it is decoded.
     """
+    max_pixels = MAX_PIXELS // factor**2
     spec = tf.TensorSpec([None, None, 3])
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image")], autograph=False)
     def serving_default(image):
         def answer(data):
-            return encode_png(to_uint8(upscale(to_float(decode_image(data)))))
+            return encode_png(to_uint8(upscale(to_float(decode_image(data, max_pixels=max_pixels)))))
 
         return {"image": tf.map_fn(answer, image, fn_output_signature=tf.string, parallel_iterations=1)}
 

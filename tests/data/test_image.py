@@ -66,7 +66,7 @@ def test_a_truncated_file_is_an_error_that_names_it(tmp_path, kind):
     assert read_image(path, channels=1).shape == (40, 40, 1)
 
 
-def test_other_errors(tmp_path, monkeypatch):
+def test_other_errors(tmp_path):
     with pytest.raises(ImageError, match="text: 5 bytes that cannot be decoded, .*Unknown image file format"):
         image_size(b"hello", "text")
     with pytest.raises(ImageError, match="empty: 0 bytes"):
@@ -79,9 +79,25 @@ def test_other_errors(tmp_path, monkeypatch):
         resize(np.zeros((4, 4, 3), "float32"), (2, 2), "lanczos")
     with pytest.raises(tf.errors.InvalidArgumentError, match="Unknown image file format"):
         IN_GRAPH(b"hello")
-    monkeypatch.setattr("tfhf.data.image.MAX_PIXELS", 100)
-    with pytest.raises(ImageError, match="large: 20 x 28 pixels, expected at most 100"):
-        image_size(encoded(Image.fromarray(COLOURS), "PNG"), "large")
+
+
+@pytest.mark.parametrize("mode, kind", [("L", "PNG"), ("1", "PNG"), ("L", "JPEG"), ("P", "GIF"), ("1", "BMP")])
+def test_a_small_file_of_a_huge_picture_is_refused_before_it_is_decoded(mode, kind):
+    """9,000 x 8,000 pixels are 216 MB, and 864 as floats. The size that a head tells is enough: the rest is cut off."""
+    data = encoded(Image.new(mode, (9000, 8000)), kind)[:3000]
+    with pytest.raises(ImageError, match=r"huge: 3000 bytes .* image of at most 67108864 pixels, it has 8000 x 9000$"):
+        image_size(data, "huge")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 67108864 pixels"):
+        IN_GRAPH(data)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 559 pixels"):
+        decode_image(encoded(Image.fromarray(COLOURS).convert(mode), kind), max_pixels=559)
+    assert decode_image(encoded(Image.fromarray(COLOURS).convert("RGB"), kind), max_pixels=560).shape == (20, 28, 3)
+
+
+def test_a_huge_map_of_depth_is_refused():
+    data = encoded(Image.new("I;16", (9000, 8000)), "PNG")[:3000]
+    with pytest.raises(ImageError, match="at most 67108864 pixels, it has 8000 x 9000"):
+        depth_size(data, "huge")
 
 
 def test_pngs_come_back_and_pixels_are_rounded():

@@ -15,7 +15,7 @@ from pipelines.__main__ import load_task, task_names
 from tests.server.running import running
 from tests.test_export import ask_c_api
 from tfhf.causal_lm import CausalLMTask
-from tfhf.client import Client, wav_bytes
+from tfhf.client import Client, ClientError, wav_bytes
 from tfhf.export import export, load_exported
 from tfhf.tokenizers.training import train_tokenizer
 
@@ -38,6 +38,7 @@ def picture(number):
     return tf.io.encode_png(pixels).numpy() if number % 2 else tf.io.encode_jpeg(pixels).numpy()
 
 
+HUGE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (9000).to_bytes(4, "big") + (20000).to_bytes(4, "big") + b"\x08\2\0\0\0"
 MADE = {"wav": clip, "text": lambda number: TEXTS[number].encode(), "prompt": lambda number: PROMPTS[number].encode(),
         "image": picture}
 
@@ -149,3 +150,7 @@ def test_c_api_and_served_answers_are_the_models(name, tmp_path):
                 for request, want in zip(requests, expected):
                     check_same(client.predict(request), want)
                 check_same(client.predict(raw, "raw"), heads)
+                if spec.name == "image":
+                    with pytest.raises(ClientError, match=r"an image of at most \d+ pixels, it has 20000 x 9000$"):
+                        client.predict({"image": [values[0], HUGE]})
+                    check_same(client.predict(requests[0]), expected[0])

@@ -9,6 +9,8 @@ decode a small image.
 
 import tensorflow as tf
 
+from tfhf.data.image_header import big_endian, numbers
+
 _ORIENTATION = 0x0112
 # Metadata come first; EXIF is 64 KB at most, and only a large colour profile may lie before it.
 _HEAD_BYTES = 2**18
@@ -53,32 +55,15 @@ def _read_tiff(tiff):
 
     def number(values):
         """int32 [..., bytes] -> int32 [...] in the file's order of bytes"""
-        return _big_endian(tf.cond(little, lambda: tf.reverse(values, [-1]), lambda: tf.identity(values)))
+        return big_endian(tf.cond(little, lambda: tf.reverse(values, [-1]), lambda: tf.identity(values)))
 
-    head = _numbers(tiff, 0, 8)
+    head = numbers(tiff, 0, 8)
     size = tf.strings.length(tiff)
     begin = tf.clip_by_value(number(head[4:]), 0, size)
-    count = number(_numbers(tiff, begin, 2))
+    count = number(numbers(tiff, begin, 2))
     count = tf.minimum(count, (size - begin - 2) // 12)   # what a truncated directory still holds
     count = tf.where(tf.equal(number(head[2:4]), 42), tf.maximum(count, 0), 0)
-    entries = tf.reshape(_numbers(tiff, begin + 2, count * 12), [-1, 12])
+    entries = tf.reshape(numbers(tiff, begin + 2, count * 12), [-1, 12])
     found = tf.equal(number(entries[:, :2]), _ORIENTATION)
     value = tf.reduce_max(tf.where(found, number(entries[:, 8:10]), 0))   # a short lies in the first half of four bytes
     return tf.where((value >= 1) & (value <= 8), value, 1)
-
-
-def _numbers(data, at, count):
-    """-> int32 [count], the bytes from a position on; zeros beyond the end"""
-    at = tf.minimum(at, tf.strings.length(data))
-    part = tf.strings.substr(data, at, count)
-    values = tf.cast(tf.io.decode_raw(part, tf.uint8), tf.int32)
-    values = tf.pad(values, [[0, count - tf.shape(values)[0]]])
-    return tf.ensure_shape(values, [count if isinstance(count, int) else None])
-
-
-def _big_endian(values):
-    """int32 [..., bytes] -> int32 [...]; more than 31 bits wrap round"""
-    result = tf.zeros_like(values[..., 0])
-    for place in range(values.shape[-1]):
-        result = result * 256 + values[..., place]
-    return result

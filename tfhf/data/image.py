@@ -10,10 +10,10 @@ import re
 import numpy as np
 import tensorflow as tf
 
-from tfhf.data import exif, storage
+from tfhf.data import exif, image_header, storage
 from tfhf.data.schema import RecordError
 
-# The one bucket of image tasks, and the largest image that is written: 8,192 x 8,192.
+# The one bucket of image tasks, and the largest image that is written or decoded: 8,192 x 8,192.
 MAX_PIXELS = 2**26
 METHODS = ("bilinear", "bicubic", "area", "nearest")
 _DEPTH_MAX = 65535
@@ -23,19 +23,21 @@ class ImageError(RecordError):
     """An image that cannot be used; the message names the file."""
 
 
-def decode_image(data, channels=3):
+def decode_image(data, channels=3, max_pixels=None):
     """The bytes of a JPEG, PNG, GIF or BMP file, string [] -> uint8 [height, width, channels], upright.
 
     Grey, palette and 16-bit files, CMYK JPEGs and files with alpha (which is dropped) come out alike. 16 bits lose
     their lower eight; of an animation the first frame is taken; EXIF orientation is honoured. Anything else, and a
-    truncated file, is an InvalidArgumentError when the graph runs.
+    truncated file, is an InvalidArgumentError when the graph runs; so is a picture of more than `max_pixels`, before it
+    is decoded: its file may be small.
 
     Args:
       channels: 3 (RGB) or 1 (grey, the luma of ITU-R BT.601 as PIL's mode L has it).
+      max_pixels: MAX_PIXELS where it is None.
     """
     if channels not in (1, 3):
         raise ValueError(f"decode_image: channels is {channels!r}, expected 1 or 3")
-    data = tf.convert_to_tensor(data, tf.string)
+    data = _bounded(tf.convert_to_tensor(data, tf.string), max_pixels or MAX_PIXELS)
     # For JPEG not decode_image, whose cosine transform is the quick one: up to 4 of 255 off.
     image = tf.cond(tf.equal(tf.strings.substr(data, 0, 2), b"\xff\xd8"),
                     lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
@@ -48,12 +50,22 @@ def decode_image(data, channels=3):
     return tf.cast((luma + 32768) // 65536, tf.uint8)
 
 
+def _bounded(data, max_pixels):
+    """The bytes of an image file, which are an error if its head tells of more pixels than these"""
+    height, width = tf.unstack(image_header.size(data))
+    # In floats, where 2^31 x 2^31 does not wrap round.
+    fits = tf.cast(height, tf.float32) * tf.cast(width, tf.float32) <= float(max_pixels)
+    check = tf.debugging.Assert(fits, [f"expected an image of at most {max_pixels} pixels, it has", height, "x", width])
+    with tf.control_dependencies([check] if check is not None else []):
+        return tf.identity(data)
+
+
 def decode_depth(data, scale):
     """A 16-bit grey PNG, string [] -> (float32 [height, width, 1] = value * scale, valid bool [height, width, 1]).
 
     Where the value is 0 there is no measurement: valid is False and the depth 0.
     """
-    values = tf.io.decode_png(data, channels=1, dtype=tf.uint16)
+    values = tf.io.decode_png(_bounded(data, MAX_PIXELS), channels=1, dtype=tf.uint16)
     values = tf.cast(tf.ensure_shape(values, [None, None, 1]), tf.float32)
     return values * tf.cast(scale, tf.float32), values > 0
 
@@ -115,8 +127,6 @@ def decode_checked(data, name, channels=3):
     except tf.errors.OpError as error:
         raise ImageError(f"{name}: {len(data)} bytes that cannot be decoded, expected a whole JPEG, PNG, GIF or BMP "
                          f"file: {_reason(error)}") from error
-    if image.shape[0] * image.shape[1] > MAX_PIXELS:
-        raise ImageError(f"{name}: {image.shape[0]} x {image.shape[1]} pixels, expected at most {MAX_PIXELS}")
     return image
 
 
@@ -162,4 +172,5 @@ def _kind(data):
 def _reason(error):
     """TensorFlow's message without the nodes and lines of code around it"""
     lines = [line for line in error.message.splitlines() if line.strip() and not line.lstrip().startswith("[[")]
-    return re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", lines[-1])
+    failed = re.fullmatch(r"assertion failed: \[(.*)\]", lines[-1])   # of tf.debugging.Assert
+    return failed[1].replace("] [", " ") if failed else re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", lines[-1])

@@ -123,7 +123,7 @@ def told(message: str) -> str:
     lines = [line.strip() for line in message.splitlines()]
     kept = [line for line in lines if line and not re.match(r"(\(\d+\)|File \"|Detected at|Traceback)", line)]
     text = re.sub(r"(?<![\w<])/(?:[\w.-]+/)+[\w.-]*", "…", " ".join(kept)).strip()
-    text = text.removeprefix("[").removesuffix("]") if asserted else text
+    text = text.removeprefix("[").removesuffix("]").replace("] [", " ") if asserted else text
     return text[:_LONGEST_MESSAGE] or "the model refused the input"
 
 
