@@ -44,6 +44,18 @@ def test_predict(client, tmp_path):
     assert client.ready()
 
 
+@pytest.mark.parametrize("road", ["rest", "grpc"])
+def test_no_proxy_is_asked_for_this_machine(server, road, monkeypatch):
+    monkeypatch.delenv("no_proxy", raising=False)
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")   # where nobody answers
+    with Client(getattr(server, road), "echo", deadline_s=20) as client:
+        assert client.predict(["ab"])["length"].tolist() == [2]
+    with Client(f"{'grpc' if road == 'grpc' else 'http'}://192.0.2.1:80", "echo", deadline_s=0.5) as client:
+        with pytest.raises(ClientError, match="127.0.0.1:9|All connection attempts failed"):   # another's is by it
+            client.predict({"text": ["ab"]})
+
+
 def test_metadata_is_the_same_over_both(server):
     found = []
     for address in (server.rest, server.grpc):

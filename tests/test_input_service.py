@@ -38,10 +38,23 @@ def free_ports(count):
     raise AssertionError("no free ports")
 
 
+NO_PROXY_THERE = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy"), "http://127.0.0.1:9")
+
+
+@pytest.fixture(autouse=True)
+def proxy(monkeypatch):
+    """The environment names a proxy, as a company's may, which nobody should ask for a server that is near."""
+    monkeypatch.delenv("no_proxy", raising=False)
+    for name, address in NO_PROXY_THERE.items():
+        monkeypatch.setenv(name, address)
+    monkeypatch.setenv("no_grpc_proxy", "")   # what a test adds goes with it
+
+
 def start(port):
     """A server in a process of its own, ready."""
     process = subprocess.Popen([sys.executable, "-m", "tests.input_server", str(port)], cwd=ROOT, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                               env={**os.environ, **NO_PROXY_THERE, "no_grpc_proxy": ""})
     assert process.stdout.readline() == "serving\n"
     return process
 
@@ -124,8 +137,10 @@ def test_an_error_in_a_servers_pipeline_reaches_the_run(servers, folder):
         run.train(input_server.PythonTask, dataclasses.replace(config, output=str(folder / "wrong")))
 
 
-def test_another_host_reads_them_without_python(servers, folder):
+def test_another_host_reads_them_without_python(servers, folder, monkeypatch):
     """As the other hosts of a pod: a server of TensorFlow's, in a process without our code, does the reading."""
+    for name in NO_PROXY_THERE:   # TensorFlow's own cluster, which is not ours to steer round it
+        monkeypatch.delenv(name)
     port = free_ports(1)
     code = f"""
         import tensorflow as tf

@@ -15,11 +15,13 @@ import asyncio
 import base64
 import dataclasses
 import io
+import ipaddress
 import json
 import os
 import random
 import threading
 import time
+import urllib.parse
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +209,15 @@ class _TryAgain(Exception):
         self.code = code
 
 
+def _is_here(address):
+    """Whether a URL names this machine: a proxy, which the environment may well name, would look for it in itself."""
+    host = urllib.parse.urlsplit(address).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class _Rest:
     """Over HTTP, by httpx."""
 
@@ -215,7 +226,7 @@ class _Rest:
 
         self._httpx = httpx
         self._path = f"{address}/v1/models/{model}" + (f"/versions/{version}" if version is not None else "")
-        self._client = httpx.AsyncClient(limits=httpx.Limits(max_connections=64))
+        self._client = httpx.AsyncClient(limits=httpx.Limits(max_connections=64), trust_env=not _is_here(address))
 
     async def close(self):
         await self._client.aclose()
@@ -273,6 +284,7 @@ class _Grpc:
 
         self._grpc, self._model, self._version = grpc, model, version
         self._channel = grpc.aio.insecure_channel(address, options=[
+            ("grpc.enable_http_proxy", int(not _is_here(f"grpc://{address}"))),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)])
 

@@ -25,7 +25,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 import tensorflow as tf
 
@@ -88,6 +88,7 @@ def served_batches(task, config: RunConfig, what: Batches, num_hosts: int = 1,
     mine = host_batches(task, config, what, len(servers), own[0], False)   # only to learn the shapes
     spec = (tf.TensorSpec([], tf.int64), mine.element_spec)
     parts = []
+    _ask_no_proxy(servers[place].rpartition(":")[0] for place in own)
     for place in own:
         given = _ask(servers[place], {
             "task": task.name, "config": config.to_dict(), "batches": what.to_dict(), "host_index": place,
@@ -166,6 +167,7 @@ class InputServer:
     def __init__(self, load_task: Callable[[str], Any], port: int, host: str):
         self._load_task = load_task
         self.address, self.dispatcher = f"{host}:{port}", f"{host}:{port + 1}"
+        _ask_no_proxy(["localhost", host])
         try:
             self._http = http.server.ThreadingHTTPServer(("", port), self._handler())
             self._dispatcher = _service.DispatchServer(_service.DispatcherConfig(port=port + 1, protocol="grpc"))
@@ -256,8 +258,14 @@ def _ask(server: str, request: dict) -> dict:
                                 "HOST:PORT") from error
 
 
+def _ask_no_proxy(hosts: Iterable[str]) -> None:
+    """Servers are near: no proxy for TensorFlow's gRPC either, whatever of this process' environment names one."""
+    before = os.environ.get("no_grpc_proxy", os.environ.get("no_proxy", ""))
+    os.environ["no_grpc_proxy"] = ",".join(dict.fromkeys(filter(None, [*before.split(","), *hosts])))
+
+
 def _open(url: str, data: bytes | None = None, *, timeout: float) -> bytes:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))   # servers are near: no proxy
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))   # see _ask_no_proxy
     with opener.open(url, data, timeout=timeout) as answer:
         return answer.read()
 
