@@ -127,7 +127,9 @@ def test_timestamp_rules_equal_transformers(multilingual):
 
 def test_special_tokens_and_their_errors(english, multilingual):
     assert english.special_tokens.prefix("en", "transcribe", False) == [50257, 50362]
-    assert multilingual.special_tokens.prefix("hi", "translate", True) == [50258, 50276, 50358]
+    for language in ("hi", "Hindi"):   # by name as well, wherever one is taken: to train and to generate
+        assert multilingual.special_tokens.prefix(language, "translate", True) == [50258, 50276, 50358]
+    assert english.special_tokens.prefix("english", "transcribe", False) == [50257, 50362]
     assert SpecialTokens.of(small_model(**VARIANTS["large-v3"]).config).prefix("yue", "transcribe", False) == [
         50258, 50358, 50360, 50364]
     for call, message in [

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from tfhf.models.whisper.processor import WhisperFeatureExtractor, WhisperProcessor
-from tfhf.models.whisper.special_tokens import LANGUAGES
-from tfhf.models.whisper.tokenizer import NAME_TO_CODE, TranscriptTooLong, WhisperTokenizer, tiny_tokenizer_json
+from tfhf.models.whisper.special_tokens import LANGUAGES, NAME_TO_CODE
+from tfhf.models.whisper.tokenizer import TranscriptTooLong, WhisperTokenizer, tiny_tokenizer_json
 
 TEXTS = ["Please hold while I try that extension.", " Café naïve, œuvre… “quoted”", "हिन्दी भाषा", "emoji 🙂👩‍👩‍👧 done",
          "  runs   of spaces \n\tand tabs ", "1,234.56 at 5:30", "", "don't <|endoftext|> stop", "日本語とEnglish"]

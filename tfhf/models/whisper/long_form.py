@@ -62,7 +62,7 @@ def transcribe(model, processor, audio, language=None, task="transcribe", return
         model: `WhisperForConditionalGeneration`.
         processor: its `WhisperProcessor`.
         audio: path, or float waveform [samples] at 16 kHz in [-1, 1]; or a list of either, which is a batch.
-        language: code; None detects it from the first window (multilingual models).
+        language: code or English name; None detects it from the first window (multilingual models).
         task: "transcribe" or "translate".
         return_timestamps: whether clips of 30 s and less are decoded with timestamps too; longer ones always are.
         options: fields of `LongFormOptions`.
@@ -76,6 +76,7 @@ def transcribe(model, processor, audio, language=None, task="transcribe", return
         unknown language.
     """
     options = LongFormOptions(**options)
+    language = language and model.special_tokens.language_code(language)
     single = not isinstance(audio, (list, tuple))
     waveforms = [_waveform(item, number) for number, item in enumerate([audio] if single else audio)]
     long = [i for i, waveform in enumerate(waveforms)

@@ -10,20 +10,6 @@ from tfhf.models.whisper.special_tokens import LANGUAGES, TASKS, SpecialTokens
 from tfhf.tokenizers.byte_level import byte_of_character
 
 SECONDS_PER_TIMESTAMP = 0.02
-# English names in the order of LANGUAGES; other names that people use stand in _ALIASES.
-LANGUAGE_NAMES = (
-    "english chinese german spanish russian korean french japanese portuguese turkish polish catalan dutch arabic "
-    "swedish italian indonesian hindi finnish vietnamese hebrew ukrainian greek malay czech romanian danish hungarian "
-    "tamil norwegian thai urdu croatian bulgarian lithuanian latin maori malayalam welsh slovak telugu persian latvian "
-    "bengali serbian azerbaijani slovenian kannada estonian macedonian breton basque icelandic armenian nepali "
-    "mongolian bosnian kazakh albanian swahili galician marathi punjabi sinhala khmer shona yoruba somali afrikaans "
-    "occitan georgian belarusian tajik sindhi gujarati amharic yiddish lao uzbek faroese haitian_creole pashto turkmen "
-    "nynorsk maltese sanskrit luxembourgish myanmar tibetan tagalog malagasy assamese tatar hawaiian lingala hausa "
-    "bashkir javanese sundanese cantonese").split()
-_ALIASES = {"burmese": "my", "valencian": "ca", "flemish": "nl", "haitian": "ht", "letzeburgesch": "lb",
-            "pushto": "ps", "panjabi": "pa", "moldavian": "ro", "moldovan": "ro", "sinhalese": "si",
-            "castilian": "es", "mandarin": "zh"}
-NAME_TO_CODE = {**{name.replace("_", " "): code for name, code in zip(LANGUAGE_NAMES, LANGUAGES)}, **_ALIASES}
 
 
 class TranscriptTooLong(ValueError):
@@ -120,18 +106,11 @@ class WhisperTokenizer:
         Raises:
             ValueError: neither is known.
         """
-        code = NAME_TO_CODE.get(str(language).lower(), str(language).lower())
-        known = LANGUAGES[:self.special.num_languages]
-        if code not in known:
-            names = sorted(name for name, code in NAME_TO_CODE.items() if code in known)
-            raise ValueError(f"Unknown language {language!r} to this vocabulary; expected a code or English name, one "
-                             f"of: {', '.join(names)}.")
-        return code
+        return self.special.language_code(language)
 
     def prefix_tokens(self, language=None, task="transcribe", timestamps=False):
         """Ids that open a transcript."""
-        code = None if language is None else self.language_code(language)
-        return self.special.prefix(code, task, timestamps)
+        return self.special.prefix(language, task, timestamps)
 
     def get_decoder_prompt_ids(self, language=None, task="transcribe", no_timestamps=True):
         """Hugging Face's form of the prefix: pairs (position, id) from position 1 on."""
