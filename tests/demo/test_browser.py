@@ -20,7 +20,7 @@ from tests.demo.stub import png
 from tfhf.data.audio import tone_wav
 from tfhf.data.image import read_image
 from tfhf.data.labels import class_names
-from tfhf.demo.command import demo
+from tfhf.demo.command import Demo
 from tfhf.demo.pictures import landscape
 from tfhf.export import export
 from tfhf.metrics.word_errors import WordErrorRate
@@ -93,10 +93,10 @@ class Visitor:
 
 @contextlib.contextmanager
 def visiting(chromium, *arguments, **options):
-    """A context with a function (width, scheme) -> `Visitor` of the page that `demo(*arguments, **options)` shows."""
+    """A context with a function (width, scheme) -> `Visitor` of the page that `Demo(*arguments, **options)` shows."""
     sync_playwright, start = chromium
     flags = options.pop("flags", ())
-    with demo(*arguments, port=0, **options) as (here, _), sync_playwright() as playwright:
+    with Demo(*arguments, port=0, **options) as (here, _), sync_playwright() as playwright:
         browser = start(playwright, *flags)
         try:
             yield lambda *how: Visitor(browser, here, *how)

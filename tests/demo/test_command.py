@@ -17,7 +17,7 @@ httpx = pytest.importorskip("httpx")
 from pipelines.__main__ import main, parse
 from tfhf.client import Client, ClientError
 from tfhf.demo.answers import DemoError
-from tfhf.demo.command import demo, find_export, serving
+from tfhf.demo.command import Demo, find_export, serving
 from tfhf.server.models import ServeError
 
 
@@ -47,7 +47,7 @@ def test_an_export_that_is_not_there_or_another_tasks(labeller, tmp_path, capsys
 
 
 def test_an_example_that_is_not_there(labeller):
-    with pytest.raises(DemoError, match="clip.wav: no such file"), demo("text_classification", labeller,
+    with pytest.raises(DemoError, match="clip.wav: no such file"), Demo("text_classification", labeller,
                                                                        files=["clip.wav"]):
         pass
 
@@ -55,7 +55,7 @@ def test_an_example_that_is_not_there(labeller):
 def test_the_page_over_http(labeller, monkeypatch):
     monkeypatch.setattr("tfhf.demo.page.MAX_FILE_SIZE", 1000)
     uploads = os.environ.get("GRADIO_TEMP_DIR")
-    with demo("text_classification", labeller, port=0) as (here, public):
+    with Demo("text_classification", labeller, port=0) as (here, public):
         port = int(here.rstrip("/").rpartition(":")[2])
         assert here.startswith("http://127.0.0.1:") and public is None
         page = httpx.get(here)
@@ -64,7 +64,7 @@ def test_the_page_over_http(labeller, monkeypatch):
         for size, status in ((900, 200), (5000, 413)):
             answer = httpx.post(f"{here}gradio_api/upload", files={"files": ("a.bin", b"x" * size)})
             assert answer.status_code == status
-        with pytest.raises(DemoError, match="expected a free port"), demo("text_classification", labeller, port=port):
+        with pytest.raises(DemoError, match="expected a free port"), Demo("text_classification", labeller, port=port):
             pass
         folder = os.environ["GRADIO_TEMP_DIR"]
         assert os.path.isdir(folder)
@@ -81,12 +81,12 @@ def test_the_models_own_server_answers_as_any_other(labeller):
 
 def test_a_server_that_runs_is_asked_instead(labeller, monkeypatch):
     with serving("text_classification", str(labeller / "text_classification/1")) as address:
-        with demo("text_classification", server=address, port=0) as (here, _):
+        with Demo("text_classification", server=address, port=0) as (here, _):
             assert address in httpx.get(here).text   # the page says whose answers it shows
-        with pytest.raises(DemoError, match="has no model 'whisper' that is ready"), demo("whisper", server=address):
+        with pytest.raises(DemoError, match="has no model 'whisper' that is ready"), Demo("whisper", server=address):
             pass
     monkeypatch.setattr("tfhf.demo.command.FIRST_DEADLINE_S", 0.5)
-    with pytest.raises(ClientError), demo("text_classification", server=address):
+    with pytest.raises(ClientError), Demo("text_classification", server=address):
         pass
 
 

@@ -35,26 +35,26 @@ def main(model: str, config, arguments) -> None:
     """Shows the page of a model, its run's configuration being `config`, until a signal.
 
     Raises:
-        DemoError, ServeError, ClientError: see `demo`.
+        DemoError, ServeError, ClientError: see `Demo`.
     """
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     folder = None if arguments.server else arguments.export or os.path.join(config.output, "export")
-    with demo(model, folder, arguments.server, names=_names(config.task), files=arguments.files,
+    with Demo(model, folder, arguments.server, names=_names(config.task), files=arguments.files,
               host=arguments.host, port=arguments.port, share=arguments.share) as (here, public):
         for address in filter(None, (here, public)):
             print(f"Running on {address}", flush=True)
         ended.wait()
 
 
-@contextlib.contextmanager
-def demo(model: str, export: str | None = None, server: str | None = None, *, names=(), files=(),
-         host: str = "127.0.0.1", port: int = 7860, share: bool = False):
-    """A context with the page of one model, and its addresses: (here, public if `share`). In a notebook:
+class Demo:
+    """The page of one model, open until `close()` or the end of a `with`, which gives its addresses. In a notebook:
 
-        page = demo("whisper", "runs/mine/export", share=True)
-        print(page.__enter__())
+        page = Demo("whisper", "runs/mine/export", share=True)
+        print(page.public_address)
+
+    Attributes: address: of the page here. public_address: if `share`, through Gradio's servers; else None.
 
     Args:
         model: the task's name, which is the model's.
@@ -68,30 +68,49 @@ def demo(model: str, export: str | None = None, server: str | None = None, *, na
         DemoError: no such export, model or file, a model for which there is no page, a port that is taken;
             ServeError, ClientError: the model cannot be loaded, the server does not answer.
     """
-    for path in files:
-        if not os.path.isfile(path):
-            raise DemoError(f"{path}: no such file, expected a recording or an image to offer as an example")
-    with contextlib.ExitStack() as stack:
-        work = stack.enter_context(tempfile.TemporaryDirectory(prefix="tfhf-demo-", ignore_cleanup_errors=True))
-        stack.enter_context(_environment(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1",
-                                         GRADIO_TEMP_DIR=os.path.join(work, "uploads")))
-        where = "this machine" if server is None else server
-        if server is None:
-            folder, told = find_export(model, export)
-            names = told or names
-            server = stack.enter_context(serving(model, folder))
-        else:
-            with Client(server, model, deadline_s=FIRST_DEADLINE_S) as first:   # long enough for one that is there
-                if not first.ready():
-                    raise DemoError(f"{server}: has no model {model!r} that is ready")
-        client = stack.enter_context(Client(server, model, deadline_s=DEADLINE_S))
-        answers = Answers(client, model, names)
-        if not files and answers.kind in ("depth", "disparity", "enlarged", "image_labels"):
-            files = [os.path.join(work, "landscape.png")]
-            Path(files[0]).write_bytes(tf.io.encode_png(landscape()).numpy())
-        page = make_page(answers, files, where)
-        stack.callback(page.close, verbose=False)
-        yield launch(page, host, port or _free_port(host), share)
+
+    def __init__(self, model: str, export: str | None = None, server: str | None = None, *, names=(), files=(),
+                 host: str = "127.0.0.1", port: int = 7860, share: bool = False):
+        for path in files:
+            if not os.path.isfile(path):
+                raise DemoError(f"{path}: no such file, expected a recording or an image to offer as an example")
+        with contextlib.ExitStack() as stack:
+            page = _opened(stack, model, export, server, names, files)
+            stack.callback(page.close, verbose=False)
+            self.address, self.public_address = launch(page, host, port or _free_port(host), share)
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        """Ends the page, and the server that it had of its own; uploads are removed."""
+        self._stack.close()
+
+    def __enter__(self) -> tuple[str, str | None]:
+        return self.address, self.public_address
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def _opened(stack, model, export, server, names, files):
+    """The page before it is launched; what it needs is open until `stack` closes."""
+    work = stack.enter_context(tempfile.TemporaryDirectory(prefix="tfhf-demo-", ignore_cleanup_errors=True))
+    stack.enter_context(_environment(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1",
+                                     GRADIO_TEMP_DIR=os.path.join(work, "uploads")))
+    where = "this machine" if server is None else server
+    if server is None:
+        folder, told = find_export(model, export)
+        names = told or names
+        server = stack.enter_context(serving(model, folder))
+    else:
+        with Client(server, model, deadline_s=FIRST_DEADLINE_S) as first:   # long enough for one that is there
+            if not first.ready():
+                raise DemoError(f"{server}: has no model {model!r} that is ready")
+    client = stack.enter_context(Client(server, model, deadline_s=DEADLINE_S))
+    answers = Answers(client, model, names)
+    if not files and answers.kind in ("depth", "disparity", "enlarged", "image_labels"):
+        files = [os.path.join(work, "landscape.png")]
+        Path(files[0]).write_bytes(tf.io.encode_png(landscape()).numpy())
+    return make_page(answers, files, where)
 
 
 def find_export(model: str, folder) -> tuple[str, tuple]:
