@@ -299,7 +299,7 @@ def _free_ports():
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
-def test_a_page_runs_from_its_top_to_its_bottom(page, models, gcs, cloud, assets, tmp_path):
+def test_a_page_runs_from_its_top_to_its_bottom(page, models, gcs, cloud, assets, tmp_path):  # noqa: F811
     for name in ("whisper-tiny.en", "asterisk-prompts", "mnist-5k", "reviews", "minilm-l6", "king-james-bible",
                  "scikit-image"):
         assets(name)
