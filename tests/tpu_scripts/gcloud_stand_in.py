@@ -118,13 +118,16 @@ def ssh(name, flags):
     for home in homes if flags["--worker"] == "all" else [homes[int(flags["--worker"])]]:
         environment = {"HOME": str(home), "PATH": f"{CLOUD / 'vm-bin'}{os.pathsep}{os.environ['PATH']}",
                        "CLOUD": str(CLOUD), "ACCELERATOR": node["type"], "STOP_SECONDS": "5"}
-        remote = subprocess.Popen(["bash", "-c", flags["--command"]], env=environment, cwd=home, start_new_session=True)
+        group = []
 
-        def hang_up(number, frame, group=remote.pid):
-            os.killpg(group, signal.SIGKILL)
+        def hang_up(number, frame, group=group):
+            for process in group:
+                os.killpg(process, signal.SIGKILL)
             os._exit(255)
 
-        signal.signal(signal.SIGTERM, hang_up)
+        signal.signal(signal.SIGTERM, hang_up)   # before anything is said that somebody may answer with a signal
+        remote = subprocess.Popen(["bash", "-c", flags["--command"]], env=environment, cwd=home, start_new_session=True)
+        group.append(remote.pid)
         worst = max(worst, remote.wait())
     sys.exit(worst)
 

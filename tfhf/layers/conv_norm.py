@@ -7,6 +7,8 @@ replicas trains as one device does. On Keras' JAX backend they are that anyway, 
 import keras
 from keras import ops
 
+from tfhf.layers.sync_batch_norm import SyncBatchNormalization
+
 
 def conv(filters, size, name, policy, strides=1, padding="valid", depthwise=False):
     """A convolution [batch, height, width, channels] without a bias, made for `conv_norm`.
@@ -30,8 +32,8 @@ def batch_norm(name, policy, epsilon=1e-5, momentum=0.9):
 
     (torch keeps the unbiased variance as its running one, n / (n - 1) times this, of n = batch * height * width.)
     """
-    return keras.layers.BatchNormalization(epsilon=epsilon, momentum=momentum, name=name, dtype=policy,
-                                           synchronized=keras.backend.backend() == "tensorflow")
+    return SyncBatchNormalization(epsilon=epsilon, momentum=momentum, name=name, dtype=policy,
+                                  synchronized=keras.backend.backend() == "tensorflow")
 
 
 def padded(x, edge):
