@@ -4,6 +4,7 @@ import asyncio
 import http.server
 import io
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -47,13 +48,19 @@ def test_predict(client, tmp_path):
 @pytest.mark.parametrize("road", ["rest", "grpc"])
 def test_no_proxy_is_asked_for_this_machine(server, road, monkeypatch):
     monkeypatch.delenv("no_proxy", raising=False)
-    for name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")   # where nobody answers
-    with Client(getattr(server, road), "echo", deadline_s=20) as client:
-        assert client.predict(["ab"])["length"].tolist() == [2]
-    with Client(f"{'grpc' if road == 'grpc' else 'http'}://192.0.2.1:80", "echo", deadline_s=0.5) as client:
-        with pytest.raises(ClientError, match="127.0.0.1:9|All connection attempts failed"):   # another's is by it
-            client.predict({"text": ["ab"]})
+    with socket.create_server(("127.0.0.1", 0)) as proxy:   # which answers nobody
+        for name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with Client(getattr(server, road), "echo", deadline_s=20) as client:
+            assert client.predict(["ab"])["length"].tolist() == [2]
+        proxy.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            proxy.accept()
+        proxy.settimeout(10)
+        with Client(f"{'grpc' if road == 'grpc' else 'http'}://192.0.2.1:80", "echo", deadline_s=1) as client:
+            with pytest.raises(ClientError):
+                client.predict({"text": ["ab"]})
+        proxy.accept()   # for another machine it was
 
 
 def test_metadata_is_the_same_over_both(server):

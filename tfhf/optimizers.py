@@ -120,12 +120,12 @@ class AdamW(keras.optimizers.AdamW):
             return super()._clip_gradients(grads)
         import tensorflow as tf
 
+        from tfhf.strategy import sum_over_replicas
+
         grads = [tf.convert_to_tensor(grad) for grad in grads]
         context = tf.distribute.get_replica_context()
         if context is not None and context.num_replicas_in_sync > 1:
-            # Stopped, as nobody differentiates the sum: TensorFlow looks for what it depends on, else, through the
-            # graphs of all other replicas, in each; a good part of the time that tracing them takes.
-            grads = context.all_reduce(tf.distribute.ReduceOp.SUM, [tf.stop_gradient(grad) for grad in grads])
+            grads = sum_over_replicas(grads)
         if self.global_clipnorm:
             grads, _ = tf.clip_by_global_norm(grads, self.global_clipnorm)
         return grads

@@ -84,7 +84,7 @@ class Runtime:
     def _sum_of_replicas(self):
         def mine(number):
             numbers = tf.one_hot(self.host_index, self.num_hosts, dtype=tf.int64) * number
-            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, numbers)
+            return sum_over_replicas(numbers)
 
         return tf.function(
             lambda number: self.strategy.experimental_local_results(self.strategy.run(mine, args=(number,)))[0]
@@ -127,6 +127,16 @@ def lost_hosts(runtime: Runtime) -> Iterator[None]:
 def strategy_kind(spec: str) -> str:
     """The part of "kind[:detail]" that decides how a run computes; a TPU's name does not."""
     return spec.partition(":")[0]
+
+
+def sum_over_replicas(tensors):
+    """The sum of every tensor of a structure over all replicas, in each of them; no gradient goes through it.
+
+    Stopped for that: otherwise TensorFlow looks for what each sum depends on through the graphs of all replicas, in
+    each of them, which takes a good part of the time that tracing takes.
+    """
+    tensors = tf.nest.map_structure(tf.stop_gradient, tensors)
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors)
 
 
 def make_runtime(spec: str, jit_compile: bool | None = None, shard_weights: bool = False) -> Runtime:

@@ -19,6 +19,7 @@ import tensorflow as tf
 from keras.src.random.seed_generator import global_seed_generator  # keras.random draws from it where no seed is given
 
 from tfhf.checkpoints import saved_variables
+from tfhf.strategy import sum_over_replicas
 from tfhf.task import TaskError
 
 # A micro-batch may draw this often from one generator before it would repeat the next one's draws.
@@ -183,8 +184,7 @@ class Trainer(keras.Model):
         """The sum of every tensor of a structure over all replicas, the same on each; no gradient goes through it."""
         if self.num_replicas == 1:
             return tensors
-        tensors = tf.nest.map_structure(tf.stop_gradient, tensors)   # as in AdamW: quicker to trace
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+        return sum_over_replicas(tensors)
 
     def end_step(self) -> None:
         """What follows the update: every replica gets the mean of all moving statistics, and the averages move on."""

@@ -53,8 +53,8 @@ def decode_image(data, channels=3, max_pixels=None):
 def _bounded(data, max_pixels):
     """The bytes of an image file, which are an error if its head tells of more pixels than these"""
     height, width = tf.unstack(image_header.size(data))
-    # In floats, where 2^31 x 2^31 does not wrap round.
-    fits = tf.cast(height, tf.float32) * tf.cast(width, tf.float32) <= float(max_pixels)
+    # In floats, where neither 2^31 x 2^31 nor the absolute value of -2^31 wraps round.
+    fits = tf.abs(tf.cast(height, tf.float32) * tf.cast(width, tf.float32)) <= float(max_pixels)
     check = tf.debugging.Assert(fits, [f"expected an image of at most {max_pixels} pixels, it has", height, "x", width])
     with tf.control_dependencies([check] if check is not None else []):
         return tf.identity(data)
