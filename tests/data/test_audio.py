@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tfhf.data.audio import AudioError, load_audio, resample
+from tfhf.data.audio import AudioError, load_audio, read_audio, resample
 
 SECONDS = 1.0
 
@@ -114,3 +114,81 @@ def test_mutated_files_give_sound_or_an_audio_error():
         except AudioError:
             outcomes.add("error")
     assert outcomes == {"sound", "error"}
+
+
+def test_left_right_mix_and_each():
+    left, right = tone(16000), np.zeros(16000, np.float32)
+    call = encode(np.stack([left, right], axis=1), 16000, "WAV", "FLOAT")
+    np.testing.assert_array_equal(read_audio(call, channel="left").samples, left)
+    np.testing.assert_array_equal(read_audio(call, channel="right").samples, right)
+    np.testing.assert_array_equal(read_audio(call).samples, left / 2)
+    np.testing.assert_array_equal(read_audio(call, channel="each").samples, np.stack([left, right], axis=1))
+    assert read_audio(call).channels == 2
+    assert read_audio(call, 8000, channel="each").samples.shape == (8000, 2)
+    for channel in ("left", "right"):
+        with pytest.raises(AudioError, match=f"one channel, expected two or more to take the {channel} one"):
+            read_audio(encode(left, 16000), channel=channel)
+    with pytest.raises(ValueError, match="channel='both'"):
+        read_audio(call, channel="both")
+
+
+@pytest.mark.parametrize("form, subtype", [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", None)])
+@pytest.mark.parametrize("offset, duration", [(0, 0.25), (0.1, 0.333), (0.75, None), (0.3, 1 / 44100), (0.9, 0.14)])
+def test_a_segment_is_cut_at_the_files_own_rate(form, subtype, offset, duration):
+    data = encode(tone(44100), 44100, form, subtype)
+    whole = read_audio(data, 44100).samples
+    end = len(whole) if duration is None else round((offset + duration) * 44100)
+    segment = read_audio(data, 44100, offset=offset, duration=duration)
+    np.testing.assert_array_equal(segment.samples, whole[round(offset * 44100):end])
+    assert segment.file_samples == len(segment.samples) and segment.file_rate_hz == 44100
+
+
+def test_neighbouring_segments_share_no_sample_and_lose_none():
+    data = encode(np.random.default_rng(0).uniform(-1, 1, 44100), 44100, subtype="PCM_24")
+    edges = [0, 0.1001, 0.25555, 0.7, 1.0]
+    parts = [read_audio(data, 44100, offset=begin, duration=end - begin).samples
+             for begin, end in zip(edges, edges[1:])]
+    np.testing.assert_array_equal(np.concatenate(parts), load_audio(data, 44100))
+
+
+@pytest.mark.parametrize("offset, duration, message", [
+    (1.0, 0.3, r"1.000 s of sound, expected more: the segment begins at 1 s"),
+    (0.5, 0.6, r"1.000 s of sound, expected more: the segment ends at 1.1 s"),
+    (-0.5, 0.6, "offset -0.5 s"), (0.5, 0.0, "duration 0 s"), (0.5, float("nan"), "duration nan s"),
+    (float("inf"), None, "offset inf s"),
+])
+def test_a_segment_outside_the_recording_is_named(offset, duration, message):
+    with pytest.raises(AudioError, match="call.wav: " + message):
+        read_audio(encode(tone(16000), 16000), name="call.wav", offset=offset, duration=duration)
+
+
+def test_the_overshoot_of_a_lossy_decoder_is_clipped_and_counted():
+    square = np.sign(tone(16000, seconds=0.5))
+    sound = read_audio(encode(square, 16000, "MP3"))
+    assert sound.clipped > 100 and np.abs(sound.samples).max() == 1.0
+    loud_float = read_audio(encode(1.5 * square, 16000, "WAV", "FLOAT"))   # no decoder's doing: the caller decides
+    assert loud_float.clipped == 0 and np.abs(loud_float.samples).max() == 1.5
+
+
+def test_one_recording_gives_no_more_than_the_stated_seconds():
+    data = encode(tone(16000), 16000)
+    assert len(read_audio(data, max_seconds=1.0).samples) == 16000
+    with pytest.raises(AudioError, match="longer than 15984 samples at 16000 Hz, expected at most 0.999 s"):
+        read_audio(data, max_seconds=0.999)
+    stereo = encode(tone(16000, 2), 16000)
+    with pytest.raises(AudioError, match="expected at most 1.5 s"):
+        read_audio(stereo, max_seconds=1.5, channel="each")
+    assert len(read_audio(stereo, max_seconds=1.5).samples) == 16000
+
+
+@pytest.mark.parametrize("rate_hz", [1, 999, 1_000_001, 2**31 - 1])
+def test_a_rate_that_no_recorder_has_is_refused(rate_hz):
+    with pytest.raises(AudioError, match=f"the sample rate is {rate_hz} Hz, expected 1000 to 1000000"):
+        load_audio(encode(np.zeros(100), rate_hz))
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 11025, 44100, 96000])
+def test_blocks_are_resampled_as_the_whole_is(rate_hz):
+    samples = np.random.default_rng(0).uniform(-0.9, 0.9, 700_000).astype(np.float32)
+    np.testing.assert_array_equal(load_audio(encode(samples, rate_hz, subtype="FLOAT")),
+                                  resample(samples, rate_hz, 16000))
