@@ -11,6 +11,7 @@ import contextvars
 import json
 import re
 import struct
+import sys
 from pathlib import Path
 
 import ml_dtypes
@@ -43,6 +44,25 @@ def without_weights(stand_in):
         yield
     finally:
         _STAND_IN.reset(token)
+
+
+def say(line):
+    """Prints what a reader of checkpoints took, or made, on its own account: nothing of that is done in silence."""
+    print(line, file=sys.stderr)
+
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def check_is_no_pointer(path):
+    """WeightsError if the file is what Git LFS, or a web page, has in the place of a checkpoint."""
+    with open(path, "rb") as file:
+        begin = file.read(64)
+    if begin.startswith(_POINTER):
+        raise WeightsError(f"{path}: is a pointer of Git LFS, not the file itself; run `git lfs pull` where it came "
+                           "from, or download the file.")
+    if begin.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise WeightsError(f"{path}: is a web page, not a checkpoint; download the file itself.")
 
 
 def are_left_out() -> bool:
