@@ -2,11 +2,12 @@
 
 import argparse
 import importlib
+import shlex
 import sys
 
 import tfrecords
 from tfhf.data.audio import AudioError
-from tfhf.data.records import DEFAULT_SHARD_BYTES
+from tfhf.data.records import DEFAULT_SHARD_BYTES, StaleRecords
 from tfhf.data.schema import AUDIO_ENCODINGS, PCM16, RecordError
 from tfhf.data.storage import StorageError
 from tfhf.data.writing import write_split
@@ -30,7 +31,7 @@ def _parser():
                             help="largest size of a shard, MiB (%(default)g)")
         writer.add_argument("--workers", type=int, help="threads that decode and resample (one per core)")
         writer.add_argument("--skip-bad", type=int, default=0, metavar="N",
-                            help="leave out up to N files that cannot be used, and list them in the manifest (0)")
+                            help="leave out up to N items that cannot be used, and list them in skipped.jsonl (0)")
         writer.add_argument("--overwrite", action="store_true", help="start anew where records already lie")
         writer.add_argument("--beam", action="store_true",
                             help="as an Apache Beam pipeline; unknown options are Beam's (--runner, --project …)")
@@ -41,6 +42,7 @@ def _parser():
 def main(argv=None):
     """Runs the command; -> exit status: 0, or 1 after one line that says what was wrong."""
     parser = _parser()
+    argv = sys.argv[1:] if argv is None else argv
     arguments, rest = parser.parse_known_args(argv)
     if rest and not arguments.beam:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -58,6 +60,9 @@ def main(argv=None):
                 write_split_with_beam(dataset, arguments.out, split, rest, **options)
             else:
                 write_split(dataset, arguments.out, split, workers=arguments.workers, **options)
+    except StaleRecords as error:
+        print(f"error: {error}: tfhf records {shlex.join(argv)} --overwrite", file=sys.stderr)
+        return 1
     except (RecordError, AudioError, StorageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -7,14 +7,14 @@ run goes on after the whole shards at the beginning of the split; --runner and a
 writer's own go to Beam, for example --runner DataflowRunner --project P --region R --temp_location gs://…
 """
 
+import os
 import re
 
-from tfhf.data.audio import AudioError
 from tfhf.data.records import DEFAULT_SHARD_BYTES
 from tfhf.data.schema import PCM16, RecordError
 from tfhf.data.shards import FRAME_BYTES, ShardFile, outgrows, shard_name
 from tfhf.data.storage import StorageError
-from tfhf.data.writing import writer_of
+from tfhf.data.writing import convert, take_up, writer_of, written
 
 
 def write_split_with_beam(dataset, out, split, beam_options=(), *, audio_encoding=PCM16, skip_bad=0,
@@ -23,7 +23,8 @@ def write_split_with_beam(dataset, out, split, beam_options=(), *, audio_encodin
 
     Args:
       beam_options: Beam's own command line, list of str; none: the local runner.
-    Raises RecordError, also where Beam is not installed, or AudioError's text in a RecordError, naming the item.
+    Raises RecordError, also where Beam is not installed, or AudioError's text in a RecordError, naming the item;
+    StaleRecords as there.
     """
     try:
         import apache_beam
@@ -33,8 +34,8 @@ def write_split_with_beam(dataset, out, split, beam_options=(), *, audio_encodin
     from apache_beam.options.pipeline_options import PipelineOptions
 
     with writer_of(dataset, out, split, audio_encoding, shard_bytes, overwrite) as writer:
+        take_up(dataset, split, writer, os.cpu_count() or 1, log)
         if writer.complete:
-            log(f"{split}: already complete, {writer.count} records")
             return writer.finish()
         items = list(enumerate(dataset.examples(split, writer.consumed)))
         total = writer.consumed + len(items)
@@ -59,23 +60,25 @@ def write_split_with_beam(dataset, out, split, beam_options=(), *, audio_encodin
         if writer.consumed != total:
             raise RecordError(f"{folder}: the shards hold {writer.consumed} items, expected {total}: another writer?")
         manifest = writer.finish()
-        log(f"{split}: {manifest['count']} records in {len(manifest['shards'])} shards: {folder}")
+        log(written(manifest, folder))
         return manifest
 
 
 def _encode(numbered, dataset, encoding):
-    """(number, item) -> (number, (item's id, Packed or the error's text))"""
+    """(number, item) -> (number, Outcome)"""
     number, item = numbered
     try:
-        return number, (item["id"], dataset.record_type.pack(dataset.load(item), encoding))
-    except (AudioError, RecordError, StorageError) as error:
-        return number, (item["id"], str(error))
+        return number, convert(dataset, item, encoding)
+    except StorageError as error:   # Beam would try the whole bundle again; its text is what a person needs
+        raise RecordError(str(error)) from error
 
 
 def _size(numbered):
     """(number, outcome) -> (number, encoded bytes, "") or, of an item that cannot be used, (number, None, why)"""
-    number, (_, packed) = numbered
-    return (number, None, packed) if isinstance(packed, str) else (number, len(packed.serialized), "")
+    number, outcome = numbered
+    if outcome.error is not None:
+        return number, None, str(outcome.error)
+    return number, len(outcome.packed.serialized), ""
 
 
 def _deal(sizes, shard_bytes, spare):
@@ -103,9 +106,9 @@ def _write_shard(gathered, folder, split, first):
     """Writes one shard and its index; what Beam does twice gives the same bytes twice."""
     shard, members = gathered
     file = ShardFile(folder, shard_name(split, first + shard))
-    for _, (name, packed) in sorted(members, key=lambda member: member[0]):
-        if isinstance(packed, str):
-            file.skip(name, packed)
+    for _, outcome in sorted(members, key=lambda member: member[0]):
+        if outcome.error is None:
+            file.add(outcome.packed, outcome.source)
         else:
-            file.add(packed)
+            file.skip(outcome.id, str(outcome.error), outcome.source, outcome.file)
     file.close()

@@ -3,7 +3,9 @@
 OUT/SPLIT/
   writing.json               what the writer was asked for, so that a second run can finish the work of a killed one
   SPLIT-00000.tfrecord       an ordinary TFRecord file: per record u64 length, masked crc32c, data, masked crc32c
+  SPLIT-00000.sources        what each record was made of: names, sizes and hashes of files, a JSON line for each item
   SPLIT-00000.index          where each record lies, its length and crc; its presence says that the shard is whole
+  skipped.jsonl              where items were skipped: the id, source and reason of each
   manifest.json              counts, lengths, checksums of every shard. Written last: without it nothing is readable
 """
 
@@ -20,13 +22,22 @@ import numpy as np
 from tfhf.data import storage
 from tfhf.data.schema import PCM16, Packed, RecordError, RecordType
 from tfhf.data.shards import (
-    FRAME_BYTES, JOURNAL, MANIFEST, MANIFEST_FORMAT, Index, ShardFile, canonical, check_record, check_schema,
-    file_crc32c, histogram, index_name, open_index, outgrows, read_manifest, shard_name, stray_shards)
+    FRAME_BYTES, JOURNAL, MANIFEST, MANIFEST_FORMAT, SKIPPED, Index, ShardFile, canonical, check_record, check_schema,
+    file_crc32c, histogram, index_name, open_index, outgrows, read_manifest, read_sources, shard_name, sources_name,
+    stray_shards)
 
-__all__ = ["RecordError", "RecordReader", "RecordWriter", "read_manifest"]
+__all__ = ["RecordError", "RecordReader", "RecordWriter", "StaleRecords", "read_manifest"]
 
 DEFAULT_SHARD_BYTES = 150 * 2**20
 _OPEN_FILES = 256
+_LONGEST_SPLIT = 100
+# Options of a dataset that say what it was made of, not what was asked for: earlier versions did not note them.
+_LATER_OPTIONS = ("sources",)
+
+
+class StaleRecords(RecordError):
+    """Records that were made with other options, or of other sources, than there are now; overwrite starts anew."""
+
 
 class RecordWriter:
     """Writes one split. Use as a context manager: a clean exit writes the manifest, an exception leaves none.
@@ -54,8 +65,9 @@ class RecordWriter:
         self.kept_shards = 0
         self._indexes = []
         self._shard = None
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+", split):
-            raise RecordError(f"split {split!r}: expected letters, digits, '_', '.' and '-' only")
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", split) or len(split) > _LONGEST_SPLIT:
+            raise RecordError(f"split {split[:200]!r}: expected at most {_LONGEST_SPLIT} letters, digits, '_', '.' and "
+                              "'-', the first no '.'")
         self._plan = json.loads(canonical({
             "schema": record_type.describe(), "split": split, "writer": writer, "options": options or {},
             "dataset": dataset or {}, "encoding": audio_encoding if record_type.has_audio else None,
@@ -116,10 +128,10 @@ class RecordWriter:
 
         before, now = flat(begun), flat(self._plan)
         differing = [f"{key} {before.get(key)!r} (now {now.get(key)!r})" for key in sorted({*before, *now})
-                     if before.get(key) != now.get(key)]
+                     if before.get(key) != now.get(key) and (key in before or key not in _LATER_OPTIONS)]
         if differing:
-            raise RecordError(f"{self.folder}: {what} with other options: {'; '.join(differing)}. "
-                              "Use the same options to finish it, another folder, or overwrite to start anew")
+            raise StaleRecords(f"{self.folder}: {what} with other options: {'; '.join(differing)}. "
+                               "Use the same options to finish it, another folder, or overwrite to start anew")
 
     def _keep_whole_shards(self, names):
         while True:
@@ -131,16 +143,20 @@ class RecordWriter:
             index = Index.from_bytes(storage.read_bytes(index_path), index_path)
             if storage.size(path) != index.header["bytes"] or file_crc32c(path) != index.header["crc32c"]:
                 break
+            if "sources" in index.header and sources_name(name) not in names:
+                break
             self._indexes.append(index)
         self.kept_shards = len(self._indexes)
         self.consumed = sum(index.header["consumed"] for index in self._indexes)
 
     def _remove_leftovers(self, names):
         """Removes what an earlier run left, and only what a writer of this split can have written. Manifest first."""
-        keep = {name for index in self._indexes for name in (index.header["shard"], index_name(index.header["shard"]))}
+        shards = [index.header["shard"] for index in self._indexes]
+        keep = {name for shard in shards for name in (shard, index_name(shard), sources_name(shard))}
         if keep:
             keep.add(JOURNAL)
-        ours = re.compile(rf"({re.escape(self.split)}-\d{{5,}}\.(tfrecord|index)|{MANIFEST}|{JOURNAL})(\.partial)?")
+        ours = re.compile(rf"({re.escape(self.split)}-\d{{5,}}\.(tfrecord|index|sources)"
+                          rf"|{MANIFEST}|{JOURNAL}|{SKIPPED})(\.partial)?")
         for name in sorted(names - keep, key=lambda name: (name != MANIFEST, name)):
             if ours.fullmatch(name):
                 storage.remove(storage.join(self.folder, name))
@@ -149,19 +165,25 @@ class RecordWriter:
         """Encodes and adds one example (see RecordType.pack)."""
         self.add(self.record_type.pack(example, self.audio_encoding))
 
-    def add(self, packed: Packed):
-        """Adds one packed example, in the order of the calls."""
+    def add(self, packed: Packed, source=None):
+        """Adds one packed example, in the order of the calls; source: what it was made of, see ShardFile."""
         if self.complete:
             raise RecordError(f"{self.folder}: is complete; nothing can be added")
         if self._shard is not None and outgrows(self._shard.bytes, len(packed.serialized), self.shard_bytes):
             self._close_shard()
-        self._open_shard().add(packed)
+        self._open_shard().add(packed, source)
         self.consumed += 1
 
-    def skip(self, name, reason):
-        """Counts a source item that gives no record; the manifest lists it."""
-        self._open_shard().skip(name, reason)
+    def skip(self, name, reason, source=None, file=""):
+        """Counts a source item that gives no record; the manifest lists it, and skipped.jsonl with its file."""
+        self._open_shard().skip(name, reason, source, file)
         self.consumed += 1
+
+    def sources(self):
+        """Yields what each item of the kept shards was made of, in order; None for each that is not listed."""
+        for index in self._indexes:
+            listed = read_sources(self.folder, index.header)
+            yield from listed or [None] * index.header["consumed"]
 
     def take_up(self):
         """Takes up the whole shards that others have written after those this writer has; see tfrecords/beam.py."""
@@ -206,17 +228,38 @@ class RecordWriter:
             "bytes": sum(index.header["bytes"] for index in self._indexes),
             "length": {"field": self.record_type.length_field, "min": int(lengths.min()), "max": int(lengths.max()),
                        "sum": int(lengths.sum()), "histogram": histogram(lengths)},
-            "skipped": [item for index in self._indexes for item in index.header["skipped"]],
+            "skipped": [item[:2] for index in self._indexes for item in index.header["skipped"]],
+            **self._account(),
             "shards": [{"name": index.header["shard"], "count": len(index.entries), "bytes": index.header["bytes"],
                         "crc32c": index.header["crc32c"], "index_crc32c": google_crc32c.value(index.to_bytes())}
                        for index in self._indexes],
         }
         manifest["fingerprint"] = hashlib.sha256(canonical([manifest["schema"], manifest["shards"]])).hexdigest()
         manifest["checksum"] = google_crc32c.value(canonical(manifest))
+        self._list_skipped()
         text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-        storage.write_bytes(storage.join(self.folder, MANIFEST), text.encode("utf-8"))
+        storage.write_bytes(storage.join(self.folder, MANIFEST), text.encode("utf-8", "backslashreplace"))
         self.complete = True
         return read_manifest(self.folder)
+
+    def _account(self):
+        """-> what the manifest says of clipped samples, and of what the records were made of."""
+        headers = [index.header for index in self._indexes]
+        account = {}
+        if self.record_type.has_audio:
+            samples, records = np.sum([header.get("clipped", [0, 0]) for header in headers], axis=0).tolist()
+            account["clipped"] = {"samples": samples, "records": records}
+        lists = [[sources_name(header["shard"]), header["sources"]["items"], header["sources"]["sha256"]]
+                 for header in headers if "sources" in header]
+        if lists:
+            account["sources"] = lists
+        return account
+
+    def _list_skipped(self):
+        lines = [canonical(dict(zip(("id", "reason", "source"), [*item, ""]))) + b"\n"
+                 for index in self._indexes for item in index.header["skipped"]]
+        if lines:
+            storage.write_bytes(storage.join(self.folder, SKIPPED), b"".join(lines))
 
     def _refuse_double_ids(self, entries):
         hashes, first, counts = np.unique(entries["id"], return_index=True, return_counts=True)

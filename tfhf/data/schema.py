@@ -18,6 +18,7 @@ FLAC = "flac"
 AUDIO_ENCODINGS = (PCM16, FLAC)
 # int16 -32768..32767 over 32768 is [-1, 1); a power of two, so the division is exact.
 INT16_SCALE = 32768.0
+_LOUDEST = 16.0   # 24 dB above full scale: louder floats are no sound in [-1, 1], but integers that were never scaled
 
 
 class RecordError(ValueError):
@@ -44,6 +45,7 @@ class Packed:
     id: str
     length: int
     serialized: bytes
+    clipped: int = 0    # samples of audio beyond full scale, which were set to it
 
     @property
     def id_hash(self):
@@ -87,9 +89,11 @@ class RecordType:
         """
         example = dict(example)
         where = f"{self.name} example {example.get('id', '?')!r}"
+        clipped = 0
         for field in self.fields:
             if field.kind == "audio" and field.name in example:
-                example[field.name] = _int16(example[field.name], f"{where}, field {field.name!r}")
+                example[field.name], beyond = _int16(example[field.name], f"{where}, field {field.name!r}")
+                clipped += beyond
                 example.setdefault("num_samples", len(example[field.name]))
                 example.setdefault("sample_rate_hz", self.sample_rate_hz)
                 if example["num_samples"] != len(example[field.name]):
@@ -111,7 +115,8 @@ class RecordType:
             raise RecordError(f"{where}: the id is empty, expected a name that is unique in its split")
         proto = tf.train.Example(features=tf.train.Features(feature=features))
         # deterministic: map order is otherwise free, and a writer that runs again must produce the same bytes.
-        return Packed(example["id"], int(example[self.length_field]), proto.SerializeToString(deterministic=True))
+        serialized = proto.SerializeToString(deterministic=True)
+        return Packed(example["id"], int(example[self.length_field]), serialized, clipped)
 
     def encode(self, example, audio_encoding=PCM16):
         """One example (see pack) -> serialized bytes."""
@@ -197,7 +202,7 @@ def _encode_field(field, value, where, audio_encoding, sample_rate_hz):
     if field.kind == "string":
         if not isinstance(value, str):
             raise RecordError(f"{where}: field {field.name!r} is a {type(value).__name__}, expected str")
-        return {field.name: _bytes_feature(value.encode("utf-8"))}
+        return {field.name: _bytes_feature(utf8(value, f"{where}, field {field.name!r}"))}
     if field.kind == "bytes":
         if not isinstance(value, bytes):
             raise RecordError(f"{where}: field {field.name!r} is a {type(value).__name__}, expected bytes")
@@ -219,20 +224,38 @@ def _bytes_feature(data):
     return tf.train.Feature(bytes_list=tf.train.BytesList(value=[data]))
 
 
+def utf8(text, where):
+    """str -> its bytes. RecordError, naming `where`, for half of a surrogate pair: JSON can hold one, UTF-8 cannot."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RecordError(f"{where}: holds {text[error.start]!r} at {error.start}, half of a character (a lone "
+                          "surrogate), expected text that UTF-8 can hold") from error
+
+
 def _int16(audio, where):
-    """float [n] in [-1, 1] or int16 [n] -> int16 [n]. Louder samples, as a resampler's overshoot gives, are clipped."""
+    """float [n] in [-1, 1] or int16 [n] -> (int16 [n], how many samples were beyond full scale).
+
+    Louder samples, as a resampler's overshoot gives, are clipped. Floats that hold integer samples are refused: they
+    would be clipped to noise.
+    """
     audio = np.asarray(audio)
     if audio.ndim != 1:
         raise RecordError(f"{where}: audio has shape {audio.shape}, expected [num_samples], mono")
     if audio.size == 0:
         raise RecordError(f"{where}: audio has 0 samples, expected at least one")
     if audio.dtype == np.int16:
-        return audio
+        return audio, 0
     if audio.dtype.kind != "f":
         raise RecordError(f"{where}: audio has dtype {audio.dtype}, expected float in [-1, 1] or int16")
     if not np.isfinite(audio).all():
         raise RecordError(f"{where}: audio holds NaN or infinite samples")
-    return np.clip(np.rint(audio * INT16_SCALE), -32768, 32767).astype(np.int16)
+    peak = float(np.abs(audio).max())
+    if peak > _LOUDEST or (peak >= 2 and np.array_equal(audio, np.rint(audio))):
+        raise RecordError(f"{where}: audio reaches {peak:g}, expected floats in [-1, 1]: these look like integer "
+                          "samples; divide them by their full scale (32768 for 16 bits)")
+    clipped = np.count_nonzero(np.abs(audio) > 1) if peak > 1 else 0
+    return np.clip(np.rint(audio * INT16_SCALE), -32768, 32767).astype(np.int16), clipped
 
 
 def _flac(samples, sample_rate_hz, where):

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
+import re
 import struct
 
 import google_crc32c
@@ -13,6 +15,7 @@ from tfhf.data.schema import RecordError
 
 MANIFEST = "manifest.json"
 JOURNAL = "writing.json"
+SKIPPED = "skipped.jsonl"
 MANIFEST_FORMAT = 1
 
 _INDEX_MAGIC = b"TFHFIDX1"
@@ -46,14 +49,26 @@ def index_name(name):
     return name[: -len(".tfrecord")] + ".index"
 
 
+def sources_name(name):
+    """A shard's file name -> that of the list of what its records were made of."""
+    return name[: -len(".tfrecord")] + ".sources"
+
+
 def canonical(value):
     """A JSON value -> the bytes that checksums are taken over: sorted keys, no spaces, UTF-8."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    # A lone surrogate, as of a file's name that is not UTF-8, becomes what it is in JSON: an escape.
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace")
 
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """header: shard, bytes, crc32c (of the whole shard), count, consumed (source items, skipped ones too), skipped."""
+    """What a shard's records are and where they lie.
+
+    header: shard, bytes, crc32c (of the whole shard), count, consumed (source items, skipped ones too), skipped ([id,
+    reason, source] of each), clipped (of audio: samples, records) and, where the items are made of files, sources:
+    items, bytes and sha256 of SHARD.sources.
+    """
 
     header: dict
     entries: np.ndarray
@@ -82,11 +97,15 @@ class Index:
 class ShardFile:
     """One shard that is being written, in order; close() puts it under its name, whole, and its index beside it.
 
+    `source`, of `add` and `skip`, is what an item was made of: [id, digest, [[name, bytes, sha256] …]], see
+    tfhf/data/sources.py. The lines of SHARD.sources are these.
+
     Attributes: header: see Index; count, bytes: of the records so far.
     """
 
     def __init__(self, folder, name):
-        self.header = {"shard": name, "consumed": 0, "skipped": []}
+        self.header = {"shard": name, "consumed": 0, "skipped": [], "clipped": [0, 0]}
+        self._sources = []
         self.bytes = 0
         self._folder = folder
         self._file = storage.AtomicFile(storage.join(folder, name))
@@ -97,8 +116,9 @@ class ShardFile:
         """Records so far."""
         return len(self._entries)
 
-    def add(self, packed):
+    def add(self, packed, source=None):
         """Adds one `Packed` example."""
+        self._note(source)
         size = len(packed.serialized)
         crc = masked_crc32c(packed.serialized)
         self._entries.append((self.bytes, size, crc, packed.length, packed.id_hash))
@@ -107,15 +127,29 @@ class ShardFile:
             self._crc = google_crc32c.extend(self._crc, part)
         self.bytes += size + FRAME_BYTES
         self.header["consumed"] += 1
+        clipped = getattr(packed, "clipped", 0)
+        if clipped:
+            samples, records = self.header["clipped"]
+            self.header["clipped"] = [samples + clipped, records + 1]
 
-    def skip(self, name, reason):
-        """Counts a source item that gives no record."""
+    def skip(self, name, reason, source=None, file=""):
+        """Counts a source item that gives no record; file: what it was to be made of, for a person."""
+        self._note(source)
         self.header["consumed"] += 1
-        self.header["skipped"].append([name, reason])
+        self.header["skipped"].append([name, reason, file])
+
+    def _note(self, source):
+        if source is not None:
+            self._sources.append(canonical(source) + b"\n")
 
     def close(self):
         """-> Index"""
         entries = np.array(self._entries, INDEX_ENTRY)
+        if self._sources:
+            content = b"".join(self._sources)
+            self.header["sources"] = {"items": len(self._sources), "bytes": len(content),
+                                      "sha256": hashlib.sha256(content).hexdigest()}
+            storage.write_bytes(storage.join(self._folder, sources_name(self.header["shard"])), content)
         index = Index({**self.header, "bytes": self.bytes, "crc32c": self._crc, "count": len(entries)}, entries)
         self._file.commit()
         storage.write_bytes(storage.join(self._folder, index_name(self.header["shard"])), index.to_bytes())
@@ -152,6 +186,24 @@ def stray_shards(folder, names):
         return ""
     return (f"{folder}: the shards are not those of the manifest: missing {missing[:5]}, unknown {strays[:5]}; "
             f"expected {len(names)} shards")
+
+
+def read_sources(folder, header):
+    """An index's header -> [[id, digest, [[name, bytes, sha256] …]] …] of the shard's items, [] where none are listed.
+
+    RecordError when the list is missing or another one.
+    """
+    stated = header.get("sources")
+    if stated is None:
+        return []
+    path = storage.join(folder, sources_name(header["shard"]))
+    try:
+        content = storage.read_bytes(path)
+    except FileNotFoundError as error:
+        raise RecordError(f"{path}: missing, expected the list of what the shard was made of") from error
+    if hashlib.sha256(content).hexdigest() != stated["sha256"]:
+        raise RecordError(f"{path}: not the list that was written with its shard (another sha256)")
+    return [json.loads(line) for line in content.splitlines()]
 
 
 def open_index(folder, shard):
@@ -226,6 +278,9 @@ def read_manifest(folder):
     claimed = manifest.pop("checksum", None)
     if claimed != google_crc32c.value(canonical(manifest)):
         raise RecordError(f"{path}: damaged or edited (checksum {claimed!r} does not match its content)")
+    for shard in manifest["shards"]:
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\.tfrecord", str(shard["name"])):
+            raise RecordError(f"{path}: names the shard {shard['name']!r}, expected the name of a file in its folder")
     return manifest
 
 

@@ -2,15 +2,18 @@
 
 import collections
 import concurrent.futures
+import dataclasses
 import hashlib
 import os
 import sys
 import time
 
 from tfhf.assets import AssetUnavailable, fetch
-from tfhf.data.audio import AudioError, load_audio
-from tfhf.data.records import DEFAULT_SHARD_BYTES, RecordWriter
-from tfhf.data.schema import PCM16, SPEECH_TEXT, RecordError, RecordType
+from tfhf.data.audio import AudioError, read_audio
+from tfhf.data.records import DEFAULT_SHARD_BYTES, SKIPPED, RecordWriter
+from tfhf.data.schema import PCM16, SPEECH_TEXT, Packed, RecordError, RecordType
+from tfhf.data.sources import check_sources, line_of, note_clipped, noting, read_source
+from tfhf.data.storage import StorageError, join
 
 _PROGRESS_EVERY_S = 5.0
 
@@ -20,12 +23,14 @@ class Dataset:
 
     Attributes:
       name: the writer's name. licence, origin: free text, for the manifest.
+      folder: where its files lie, "" where that is not one folder: the manifest names them from there.
       record_type: the schema that `load` gives examples of.
     """
 
     name: str = ""
     licence: str = "unknown"
     origin: str = ""
+    folder: str = ""
     record_type: RecordType = SPEECH_TEXT
 
     def splits(self):
@@ -33,21 +38,45 @@ class Dataset:
         raise NotImplementedError
 
     def options(self, split):
-        """-> dict (JSON) of all that decides what `examples` gives; a run with other options is not resumed."""
+        """-> dict (JSON) of all that decides what `examples` gives; a run with other options is not resumed.
+
+        "classes": the names of the labels in the order of their numbers, for records that have labels; tasks compare
+        them with their own. "sources": [[name, bytes, sha256] …] of files that all items are made of.
+        """
         raise NotImplementedError
 
     def examples(self, split, start=0):
-        """Iterates over the items of a split from number `start` on: dicts, cheap to make, the same on every call."""
+        """Iterates over the items of a split from number `start` on: dicts, cheap to make, the same on every call.
+
+        An item that cannot be used, such as a row that names a missing file, has "problem": why; "where": its table
+        and row. It counts as one that cannot be loaded.
+        """
         raise NotImplementedError
+
+    def sources(self, item):
+        """-> what one item is made of: paths of files, or pairs (name, bytes) of what it holds itself.
+
+        `load` reads the files with tfhf.data.sources.read_source, so that the same read gives their hashes. Here for
+        speech: the file that "audio" names.
+        """
+        audio = item.get("audio")
+        return [audio] if isinstance(audio, str) else []
 
     def load(self, item):
         """One item -> the example to encode. The costly part (decoding, resampling); called in threads.
 
-        Here for speech: item is {"id", "audio": a path or the bytes of a sound file, "text", "language"}.
+        Here for speech: item is {"id", "audio": a path or the bytes of a sound file, "text", "language"} and, where it
+        is a part of the sound, "offset" and "duration" in seconds (None: to the end) and "channel", as for
+        tfhf.data.audio.read_audio.
         """
+        item = dict(item)
+        part = {key: item.pop(key) for key in ("offset", "duration", "channel") if key in item}
         audio = item["audio"]
-        name = None if isinstance(audio, str) else f"example {item['id']!r}"
-        return {**item, "audio": load_audio(audio, self.record_type.sample_rate_hz, name)}
+        name = audio if isinstance(audio, str) else f"example {item['id']!r}"
+        content = read_source(audio, keep=bool(part)) if isinstance(audio, str) else audio
+        sound = read_audio(content, self.record_type.sample_rate_hz, name, **part)
+        note_clipped(sound.clipped)
+        return {**item, "audio": sound.samples}
 
 
 def folder_or_asset(folder, name, what):
@@ -67,7 +96,7 @@ def listing_sha256(rows):
     """Fingerprint of a list of tuples of strings, so that a changed source is not taken for the same one."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update("\x1f".join(row).encode("utf-8") + b"\x1e")
+        digest.update("\x1f".join(row).encode("utf-8", "backslashreplace") + b"\x1e")
     return digest.hexdigest()
 
 
@@ -86,49 +115,123 @@ def write_split(dataset, out, split, *, audio_encoding=PCM16, workers=None, skip
 
     Args:
       workers: threads that decode and resample (soundfile and soxr release Python's lock); None: one per core.
-      skip_bad: how many items that cannot be used may be left out; they are listed in the manifest under "skipped".
-        0: the first one stops the writing, named.
+      skip_bad: how many items that cannot be used may be left out; they are listed in the manifest under "skipped", and
+        with their sources in skipped.jsonl beside it. 0: the first one stops the writing, named.
       log: called with a line of progress; None prints it to stderr.
-    Raises RecordError or AudioError naming the item; the folder then has no manifest.
+    Raises RecordError or AudioError naming the item; the folder then has no manifest. StaleRecords: what lies there was
+    made with other options, or of other sources.
     """
     log = log or (lambda line: print(line, file=sys.stderr, flush=True))
     workers = workers or os.cpu_count() or 1
     with writer_of(dataset, out, split, audio_encoding, shard_bytes, overwrite) as writer:
+        take_up(dataset, split, writer, workers, log)
         if writer.complete:
-            log(f"{split}: already complete, {writer.count} records")
             return writer.finish()
-        if writer.kept_shards:
-            log(f"{split}: keeping {writer.kept_shards} whole shards, {writer.count} records, of an interrupted run")
         progress = _Progress(split, writer, log)
         items = dataset.examples(split, writer.consumed)
-        for item, outcome in _convert(items, dataset, audio_encoding, workers):
-            if isinstance(outcome, Exception):
-                if writer.skipped >= skip_bad:
-                    raise outcome
-                log(f"{split}: skipped: {outcome}")
-                writer.skip(item["id"], str(outcome))
+        for _, outcome in in_order(items, lambda item: convert(dataset, item, audio_encoding), workers):
+            if outcome.error is None:
+                writer.add(outcome.packed, outcome.source)
+            elif writer.skipped < skip_bad:
+                log(f"{split}: skipped: {outcome.error}")
+                writer.skip(outcome.id, str(outcome.error), outcome.source, outcome.file)
             else:
-                writer.add(outcome)
+                raise outcome.error
             progress.step()
         manifest = writer.finish()
-        log(f"{split}: {manifest['count']} records in {len(manifest['shards'])} shards, "
-            f"{manifest['bytes'] / 1e6:.1f} MB, {len(manifest['skipped'])} skipped: {writer.folder}")
+        log(written(manifest, writer.folder))
         return manifest
 
 
-def _convert(items, dataset, audio_encoding, workers):
-    """Yields (item, Packed or the error) in the items' order, a bounded number of them under way."""
-    def convert(item):
-        try:
-            return dataset.record_type.pack(dataset.load(item), audio_encoding)
-        except (AudioError, RecordError) as error:
-            return error
+def take_up(dataset, split, writer, workers, log):
+    """Says what a RecordWriter has kept of an earlier run, after comparing what that was made of with what is there."""
+    if not writer.consumed:
+        return
+    begin = time.monotonic()
+    compared = check_sources(dataset, split, writer, lambda items, function: in_order(items, function, workers))
+    seconds = time.monotonic() - begin
+    same = f", made of the same sources ({seconds:.1f} s to compare)" if compared else ""
+    if writer.complete:
+        log(f"{split}: already complete, {writer.count} records{same}")
+    else:
+        log(f"{split}: keeping {writer.kept_shards} whole shards, {writer.count} records, of an interrupted run{same}")
 
+
+def written(manifest, folder):
+    """The line that says what was written."""
+    skipped, clipped = len(manifest["skipped"]), manifest.get("clipped", {"samples": 0})
+    listed = f", listed in {join(folder, SKIPPED)}" if skipped else ""
+    beyond = ""
+    if clipped["samples"]:
+        beyond = f", {clipped['samples']} samples of {clipped['records']} records clipped at full scale"
+    return (f"{manifest['split']}: {manifest['count']} records in {len(manifest['shards'])} shards, "
+            f"{manifest['bytes'] / 1e6:.1f} MB{beyond}, {skipped} skipped{listed}: {folder}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of an item: a packed record, or the error that says why there is none.
+
+    source: its line in SHARD.sources. file: what it was to be made of, for a person.
+    """
+
+    id: str
+    packed: Packed | None
+    error: Exception | None
+    source: list | None
+    file: str
+
+
+def convert(dataset, item, audio_encoding):
+    """One item -> Outcome."""
+    packed = error = None
+    with noting() as notes:
+        try:
+            packed = _packed(dataset, item, audio_encoding)
+        except (AudioError, RecordError) as found:
+            error = found
+    if packed is not None and notes.clipped:
+        packed = dataclasses.replace(packed, clipped=packed.clipped + notes.clipped)
+    source = line_of(dataset, item, notes.entries)
+    return Outcome(item["id"], packed, error, source, item.get("where") or _files(dataset, item))
+
+
+def _packed(dataset, item, audio_encoding):
+    """One item -> Packed. Whatever a library raises while one item is read is that item's error, and names it.
+
+    A bucket that does not answer is no fault of the item: StorageError.
+    """
+    if "problem" in item:
+        raise RecordError(item["problem"])
+    try:
+        return dataset.record_type.pack(dataset.load(item), audio_encoding)
+    except (AudioError, RecordError, StorageError):
+        raise
+    except Exception as error:
+        raise RecordError(f"{_called(dataset, item)}: {type(error).__name__}: {_one_line(error)}") from error
+
+
+def _files(dataset, item):
+    return ", ".join(source if isinstance(source, str) else source[0] for source in dataset.sources(item))
+
+
+def _called(dataset, item):
+    """What an error calls an item: its id and, where it has any, its files"""
+    files = _files(dataset, item)
+    return f"{files} (example {item['id']!r})" if files else f"example {item['id']!r}"
+
+
+def _one_line(error):
+    return " ".join(str(error).split())[:500]
+
+
+def in_order(items, function, workers):
+    """Yields (item, function(item)) in the items' order, a bounded number of them under way in threads."""
     waiting = collections.deque()
     pool = concurrent.futures.ThreadPoolExecutor(workers, "tfhf-convert")
     try:
         for item in items:
-            waiting.append((item, pool.submit(convert, item)))
+            waiting.append((item, pool.submit(function, item)))
             if len(waiting) >= 4 * workers:
                 first, future = waiting.popleft()
                 yield first, future.result()
