@@ -13,6 +13,7 @@ import time
 
 import pipelines
 
+_WRONG_PATH = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 DESCRIPTION = """\
 tfhf list                                    what can be trained
@@ -337,10 +338,18 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         # Errors of our own classes say all there is to say; one from elsewhere is a bug and keeps its trace.
         ours = type(error).__module__.startswith(("tfhf.", "pipelines.", "tfrecords.", "__main__"))
-        if arguments.debug or not (ours or isinstance(error, (FileNotFoundError, PermissionError))):
+        line = str(error) if ours or isinstance(error, _WRONG_PATH) else _disk_problem(error)
+        if arguments.debug or not line:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
         return 2
+
+
+def _disk_problem(error):
+    """One line where a library met a full or read-only disk, such as that of temporary files; None otherwise."""
+    from tfhf.data import storage
+
+    return storage.write_problem(error) if isinstance(error, OSError) else None
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -30,20 +31,49 @@ from typing import Iterator, Sequence
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
+from tfhf.checkpoint_state import (
+    AVERAGES,
+    FILES,
+    FOLDER,
+    FORMAT,
+    HISTORY,
+    OPTIMIZER,
+    STATE,
+    WEIGHTS,
+    CheckpointError,
+    check_file,
+    checkpoint_problem,
+    problem_of,
+    read_state,
+    remember,
+    sha256_of,
+    short,
+    state_text,
+)
 from tfhf.data import storage
 from tfhf.weights import are_left_out
 
-FORMAT = "tfhf-checkpoint-2"
-WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
-AVERAGES, HISTORY = "averages.safetensors", "history.jsonl"
-_FOLDER = re.compile(r"step-(\d{8,})")
+__all__ = [
+    "CheckpointError",
+    "CheckpointWriter",
+    "Snapshot",
+    "best_checkpoint",
+    "checkpoint_problem",
+    "latest_checkpoint",
+    "list_checkpoints",
+    "load_checkpoint",
+    "load_newest",
+    "read_history",
+    "read_state",
+    "remove_unfinished",
+    "save_checkpoint",
+    "saved_variables",
+    "write_checkpoint",
+]
+
 _UNFINISHED = ".writing-"
 
-
-class CheckpointError(ValueError):
-    """A checkpoint that is torn or belongs to another model; the message names the file and the tensor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,16 +128,24 @@ def write_checkpoint(run_folder: str, snapshot: Snapshot, keep: int = 0, keep_be
 
     Args:
         run_folder: the run's folder, local or gs://.
-        keep: how many of the newest checkpoints to leave; 0: all.
-        keep_best: how many to leave besides, of those with the least eval_loss.
+        keep: how many of the newest whole checkpoints to leave; 0: all.
+        keep_best: how many whole ones to leave besides, of those with the least eval_loss.
 
     Raises:
-        CheckpointError: what was written does not read back as it should (a full or failing disk).
+        CheckpointError: what was written does not read back as it should (a failing disk).
+        StorageError: it could not be written (a full disk, a read-only one, no permission); nothing is left of it.
     """
-    parent = _join(run_folder, "checkpoints")
-    folder = _join(parent, f"step-{snapshot.step:08d}")
+    folder = _join(run_folder, "checkpoints", f"step-{snapshot.step:08d}")
+    with storage.writing(folder):
+        _write_checkpoint(run_folder, folder, snapshot)
+        if keep:
+            _prune(run_folder, folder, keep, keep_best)
+    return folder
+
+
+def _write_checkpoint(run_folder: str, folder: str, snapshot: Snapshot) -> None:
     remote = storage.is_remote(run_folder)
-    storage.make_folder(parent)
+    storage.make_folder(_join(run_folder, "checkpoints"))
     beside = _staging_folder(run_folder)
     os.makedirs(beside, exist_ok=True)
     staging = tempfile.mkdtemp(prefix=_UNFINISHED, dir=beside)
@@ -116,25 +154,25 @@ def write_checkpoint(run_folder: str, snapshot: Snapshot, keep: int = 0, keep_be
         _write(os.path.join(staging, HISTORY), lines)
         for name, tensors in snapshot.tensors.items():
             path = os.path.join(staging, name)
-            safetensors.numpy.save_file(tensors, path)
+            storage.write_tensors(path, tensors)
             _sync(path)
         checksums = {}
         for name in [*snapshot.tensors, HISTORY]:
             path = os.path.join(staging, name)
-            checksums[name] = {"bytes": os.path.getsize(path), "sha256": _sha256(path)}
+            checksums[name] = {"bytes": os.path.getsize(path), "sha256": sha256_of(path)}
         state = {"format": FORMAT, "step": snapshot.step, "eval_loss": snapshot.eval_loss, "data": snapshot.data,
                  "files": checksums, **({"frozen": snapshot.frozen} if snapshot.frozen else {})}
-        _write(os.path.join(staging, STATE), _state_text(state).encode("utf-8"))
+        _write(os.path.join(staging, STATE), state_text(state).encode("utf-8"))
         _sync(staging)
-        problem = _problem(staging, snapshot.step)
+        problem = problem_of(staging, snapshot.step)
         if problem:
             raise CheckpointError(f"{folder}: written, but does not read back: {problem}")
         _publish(staging, folder, [*checksums, STATE], remote)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    if keep:
-        _prune(run_folder, keep, keep_best)
-    return folder
+    if remote:   # an upload is compared with its checksum, so these need not be read again
+        for name, expected in checksums.items():
+            remember(storage.version(_join(folder, name)), expected["sha256"])
 
 
 class CheckpointWriter:
@@ -151,6 +189,11 @@ class CheckpointWriter:
         self.wait()
         self._writing = self._pool.submit(write_checkpoint, self._run_folder, snapshot, *self._arguments)
 
+    def check(self) -> None:
+        """Raise what went wrong in the thread, as soon as it is known; waits for nothing."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
     def wait(self) -> None:
         """Come back when everything is written."""
         writing, self._writing = self._writing, None
@@ -159,15 +202,29 @@ class CheckpointWriter:
 
 
 def list_checkpoints(run_folder: str) -> list[tuple[int, str]]:
-    """(step, folder) of every checkpoint folder in the run, oldest first, whole or not."""
+    """(step, folder) of every checkpoint folder in the run, oldest first, whole or not.
+
+    A file of such a name, and a folder in which no file of a checkpoint lies, is somebody else's and not in the list.
+    """
     parent = _join(run_folder, "checkpoints")
-    matches = [_FOLDER.fullmatch(name) for name in storage.list_names(parent)]
-    return sorted((int(match[1]), _join(parent, match[0])) for match in matches if match)
+    found = []
+    for name in storage.list_names(parent):
+        match = FOLDER.fullmatch(name)
+        if not match or name != f"step-{int(match[1]):08d}":   # step-000000100 would be step 100 a second time
+            continue
+        folder = _join(parent, name)
+        if FILES.intersection(storage.list_names(folder)):
+            found.append((int(match[1]), folder))
+    return sorted(found)
 
 
 def latest_checkpoint(run_folder: str) -> tuple[int, str] | None:
-    """(step, folder) of the newest whole checkpoint, or None; each torn one is passed over with a word on stderr."""
-    for step, folder in reversed(list_checkpoints(run_folder)):
+    """(step, folder) of the newest whole checkpoint, or None; each torn one is passed over and named on stderr."""
+    return _first_whole(reversed(list_checkpoints(run_folder)))
+
+
+def _first_whole(checkpoints) -> tuple[int, str] | None:
+    for step, folder in checkpoints:
         problem = checkpoint_problem(folder)
         if not problem:
             return step, folder
@@ -193,66 +250,25 @@ def load_newest(run_folder: str, model) -> int:
 
 def best_checkpoint(run_folder: str) -> tuple[int, str] | None:
     """(step, folder) of the whole checkpoint with the least eval_loss at its very step, or None if none has one."""
-    for _, step, folder in _by_eval_loss(run_folder):
-        problem = checkpoint_problem(folder)
-        if not problem:
-            return step, folder
-        print(f"checkpoint {folder} is not whole and is passed over: {problem}", file=sys.stderr, flush=True)
-    return None
-
-
-def checkpoint_problem(folder: str) -> str:
-    """What is wrong with a checkpoint, or "" if its files have the sizes and checksums that its state.json tells."""
-    return _problem(folder, _step_of(folder))
-
-
-def _problem(folder: str, step: int) -> str:
-    try:
-        state = read_state(folder, step)
-        for name in state["files"]:
-            _check_file(_join(folder, name), state)
-    except CheckpointError as error:
-        return str(error).removeprefix(f"{folder}/")
-    return ""
-
-
-def read_state(folder: str, step: int | None = None) -> dict:
-    """The content of a checkpoint's state.json: format, step, eval_loss, data, files.
-
-    Args:
-        step: what it must be of; None: what the folder's name says.
-
-    Raises:
-        CheckpointError: it is missing, damaged, or of another step.
-    """
-    path = _join(folder, STATE)
-    try:
-        data = storage.read_bytes(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing") from error
-    try:
-        text = data.decode("utf-8")
-        state = json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON ({error})") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        got = state.get("format") if isinstance(state, dict) else state
-        raise CheckpointError(f"{path} has format {got!r}, expected {FORMAT}")
-    claimed = state.pop("checksum", None)
-    if text != _state_text(state):
-        raise CheckpointError(f"{path} is damaged or edited (checksum {claimed!r} does not match its content)")
-    if state["step"] != (_step_of(folder) if step is None else step):
-        raise CheckpointError(f"{path} is of step {state['step']}: the folder was renamed")
-    return state
+    return _first_whole((step, folder) for _, step, folder in _by_eval_loss(run_folder))
 
 
 def read_history(folder: str) -> list[dict]:
     """The lines of the run's history up to a checkpoint's step; CheckpointError when they are damaged."""
     path = _join(folder, HISTORY)
+    lines = []
     with _local_copy(path) as local:
-        _check_file(path, read_state(folder), local)
+        check_file(path, read_state(folder), local)
         with open(local, encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
+            for number, text in enumerate(file, 1):
+                try:
+                    line = json.loads(text)
+                except (ValueError, RecursionError) as error:
+                    raise CheckpointError(f"{path}, line {number}: not JSON ({error})") from error
+                if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+                    raise CheckpointError(f"{path}, line {number}: {short(line)}, expected an object with a step")
+                lines.append(line)
+    return lines
 
 
 def load_checkpoint(folder: str, model, optimizer=None, averages=None, averaged: bool = True) -> int:
@@ -294,8 +310,8 @@ def remove_unfinished(run_folder: str) -> None:
             shutil.rmtree(os.path.join(beside, name))
     if storage.is_remote(run_folder):
         for _, folder in list_checkpoints(run_folder):
-            if not storage.exists(_join(folder, STATE)):
-                storage.remove_folder(folder)
+            if STATE not in storage.list_names(folder):
+                _remove(folder)
 
 
 def _staging_folder(run_folder: str) -> str:
@@ -310,60 +326,61 @@ def _by_eval_loss(run_folder: str) -> list[tuple[float, int, str]]:
     """(eval_loss, step, folder) of the checkpoints that have one, the best first."""
     found = []
     for step, folder in list_checkpoints(run_folder):
-        with contextlib.suppress(CheckpointError):  # torn; `latest_checkpoint` has its word on them
+        with contextlib.suppress(CheckpointError):  # torn; `latest_checkpoint` names them
             eval_loss = read_state(folder)["eval_loss"]
             if eval_loss is not None:
                 found.append((eval_loss, step, folder))
     return sorted(found)
 
 
-def _prune(run_folder: str, keep: int, keep_best: int) -> None:
+def _prune(run_folder: str, written: str, keep: int, keep_best: int) -> None:
+    """Delete the checkpoints beyond the `keep` newest whole ones and the `keep_best` best whole ones.
+
+    `written`, which was compared with what is on the disk just now, stays. A torn one counts for nothing. It goes when
+    it is older than all that stay, as it would if it were whole; a newer one stays, and is named when a run begins.
+    """
     checkpoints = list_checkpoints(run_folder)
-    kept = {folder for _, folder in checkpoints[-keep:]}
-    if keep_best:
-        kept |= {folder for _, _, folder in _by_eval_loss(run_folder)[:keep_best]}
-    for _, folder in checkpoints:
-        if folder not in kept:
+    if len(checkpoints) <= keep:
+        return
+
+    def whole(found, count):
+        """Up to `count` whole checkpoints of (step, folder), in their order."""
+        good = (one for one in found if one[1] == written or not problem_of(one[1], one[0], recalled=True))
+        return list(itertools.islice(good, count))
+
+    newest = whole(reversed(checkpoints), keep)
+    best = whole(((step, folder) for _, step, folder in _by_eval_loss(run_folder)), keep_best)
+    kept = {written, *(folder for _, folder in newest + best)}
+    oldest = min(step for step, folder in newest)
+    for step, folder in checkpoints:
+        if folder not in kept and step < oldest:
             _remove(folder)
 
 
 def _remove(folder: str) -> None:
-    """Delete a checkpoint so that what a kill leaves of it is known for what it is."""
+    """Delete a checkpoint so that what a kill leaves of it is known for what it is. Files of others in it stay."""
     if storage.is_remote(folder):
-        if storage.exists(_join(folder, STATE)):
-            storage.remove(_join(folder, STATE))
-        storage.remove_folder(folder)
+        for name in sorted(FILES.intersection(storage.list_names(folder)), key=lambda name: name != STATE):
+            storage.remove(_join(folder, name))
+        if not storage.list_names(folder):
+            storage.remove_folder(folder)   # the object that stands for the folder itself
+        return
+    if os.path.islink(folder):
+        os.unlink(folder)
         return
     unfinished = tempfile.mkdtemp(prefix=_UNFINISHED, dir=os.path.dirname(folder))
-    os.rename(folder, os.path.join(unfinished, os.path.basename(folder)))
+    others = [name for name in os.listdir(folder) if name not in FILES]
+    if others:
+        _move_files(folder, unfinished)
+    else:
+        os.rename(folder, os.path.join(unfinished, os.path.basename(folder)))
     shutil.rmtree(unfinished)
 
 
-def _state_text(state: dict) -> str:
-    """A state (without its checksum) -> the text of state.json, which is the only one that is taken for sound."""
-    checksum = hashlib.sha256(json.dumps(state, sort_keys=True).encode("utf-8")).hexdigest()
-    return json.dumps({**state, "checksum": checksum}, indent=2) + "\n"
-
-
-def _step_of(folder: str) -> int:
-    match = _FOLDER.fullmatch(os.path.basename(folder.rstrip("/")))
-    if not match:
-        raise CheckpointError(f"{folder}: expected a folder named step-NNNNNNNN")
-    return int(match[1])
-
-
-def _check_file(path: str, state: dict, local: str | None = None) -> None:
-    """Raise CheckpointError unless the file (or its local copy) is what state.json tells."""
-    name, read = os.path.basename(path), local or path
-    expected = state["files"][name]
-    try:
-        size = storage.size(read)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing") from error
-    if size != expected["bytes"]:
-        raise CheckpointError(f"{path} has {size} bytes, expected {expected['bytes']}")
-    if _sha256(read) != expected["sha256"]:
-        raise CheckpointError(f"{path} has another SHA-256 than {STATE} tells")
+def _move_files(folder: str, target: str) -> None:
+    """state.json first: without it the others are no checkpoint."""
+    for name in sorted(FILES.intersection(os.listdir(folder)), key=lambda name: name != STATE):
+        os.rename(os.path.join(folder, name), os.path.join(target, name))
 
 
 def _named_values(variables: Sequence) -> dict[str, np.ndarray]:
@@ -378,11 +395,14 @@ def _read_values(path: str, variables: Sequence, state: dict) -> list[np.ndarray
     """The file's tensors in the order of `variables`, checked one by one."""
     with contextlib.ExitStack() as stack:
         local = stack.enter_context(_local_copy(path))
-        _check_file(path, state, local)
-        tensors = stack.enter_context(safetensors.safe_open(local, framework="np"))
+        check_file(path, state, local)
+        try:
+            tensors = stack.enter_context(safetensors.safe_open(local, framework="np"))
+        except safetensors.SafetensorError as error:
+            raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
         saved = sorted(tensors.keys())
         wanted = [variable.path for variable in variables]
-        have = [name.split(" ", 1)[1] for name in saved]
+        have = [name.partition(" ")[2] for name in saved]
         if [_without_counters(name) for name in have] != [_without_counters(name) for name in wanted]:
             missing = sorted({_without_counters(n) for n in wanted} - {_without_counters(n) for n in have})
             extra = sorted({_without_counters(n) for n in have} - {_without_counters(n) for n in wanted})
@@ -413,14 +433,29 @@ def _some(names: list[str]) -> str:
 
 
 def _publish(staging: str, folder: str, names: list[str], remote: bool) -> None:
-    if storage.exists(folder):
+    if remote or FILES.intersection(storage.list_names(folder)):
         _remove(folder)  # torn, or of a run that was set back to an older step
     if not remote:
+        if os.path.lexists(folder) and not _is_empty_folder(folder):
+            _put_aside(folder)
         os.rename(staging, folder)
         _sync(os.path.dirname(folder))
         return
     for part in (names[:-1], names[-1:]):  # the last one marks the others as complete
         storage.upload({os.path.join(staging, name): _join(folder, name) for name in part})
+
+
+def _is_empty_folder(path: str) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path) and not os.listdir(path)
+
+
+def _put_aside(path: str) -> None:
+    """Another name for what is no checkpoint and stands in the place of one."""
+    number = 1
+    while os.path.lexists(f"{path}.aside-{number}"):
+        number += 1
+    os.rename(path, f"{path}.aside-{number}")
+    print(f"{path} was no checkpoint; it is now {path}.aside-{number}", file=sys.stderr, flush=True)
 
 
 def _write(path: str, data: bytes) -> None:
@@ -435,13 +470,6 @@ def _sync(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    for chunk in storage.read_chunks(path):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -17,6 +17,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from tfhf.data import storage
+
 _LEAVES = {"kernel": "weight", "embeddings": "weight", "gamma": "weight", "beta": "bias",
            "moving_mean": "running_mean", "moving_variance": "running_var"}
 # Keras keeps inputs before outputs and space before both, torch outputs first.
@@ -187,10 +189,8 @@ def write_safetensors(folder, tensors, max_shard_bytes=5_000_000_000, stem="mode
 
     Files are written under another name and renamed when whole.
     """
-    from safetensors.numpy import save_file
-
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(folder)
     shards, size = [{}], 0
     for name in sorted(tensors):
         if shards[-1] and size + tensors[name].nbytes > max_shard_bytes:
@@ -201,7 +201,7 @@ def write_safetensors(folder, tensors, max_shard_bytes=5_000_000_000, stem="mode
     names = ([f"{stem}.safetensors"] if len(shards) == 1 else
              [f"{stem}-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))])
     for file, shard in zip(names, shards):
-        save_file(shard, folder / (file + ".partial"), metadata={"format": "pt"})
+        storage.write_tensors(folder / (file + ".partial"), shard, {"format": "pt"})
         (folder / (file + ".partial")).rename(folder / file)
     if len(shards) > 1:
         write_json(folder / f"{stem}.safetensors.index.json", {
@@ -213,8 +213,9 @@ def write_json(path, content):
     """Writes JSON under another name and renames it when whole."""
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    partial.rename(path)
+    with storage.writing(path):
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        partial.rename(path)
 
 
 _CTRANSLATE2_DTYPES = (np.dtype("<f4"), np.dtype("i1"), np.dtype("<i2"), np.dtype("<i4"), np.dtype("<f2"),

@@ -9,7 +9,7 @@ import tfrecords
 from tfhf.data.audio import AudioError
 from tfhf.data.records import DEFAULT_SHARD_BYTES, StaleRecords
 from tfhf.data.schema import AUDIO_ENCODINGS, PCM16, RecordError
-from tfhf.data.storage import StorageError
+from tfhf.data.storage import StorageError, write_problem
 from tfhf.data.writing import write_split
 from tfrecords.beam import write_split_with_beam
 
@@ -65,6 +65,12 @@ def main(argv=None):
         return 1
     except (RecordError, AudioError, StorageError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:   # of the disk with the temporary files
+        line = write_problem(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         return 1
     return 0
 

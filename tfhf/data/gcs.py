@@ -197,6 +197,11 @@ def size(path):
     return _stat(path)[0]
 
 
+def version(path):
+    """-> (bytes, generation): an object that is written anew has another generation"""
+    return _stat(path)
+
+
 def _stat(path):
     """-> (bytes, generation)"""
     with _blob(path) as blob:

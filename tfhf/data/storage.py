@@ -5,15 +5,73 @@ Local paths use the operating system (pread is thread-safe, rename is atomic). g
 """
 
 import contextlib
+import errno
 import fcntl
 import io
 import itertools
 import os
+import re
 import shutil
+import tempfile
+import uuid
 
 
 class StorageError(OSError):
-    """A bucket that does not answer, or does not allow what was asked; the message names the path."""
+    """A bucket that does not answer, or a folder or disk that cannot be written; the message names the path."""
+
+
+# What the operating system says when something cannot be written, and what its user can do.
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full: remove something, or choose another folder",
+    errno.EDQUOT: "your quota of the disk is used up: remove something, or choose another folder",
+    errno.EFBIG: "the file is larger than the disk or a limit (`ulimit -f`) allows: choose another disk",
+    errno.EROFS: "the disk is mounted read-only: mount it for writing, or choose another folder",
+    errno.EACCES: "change its permissions (chmod, chown), or choose another folder",
+    errno.EPERM: "change its permissions (chmod, chown), or choose another folder",
+    errno.ENOTDIR: "a file stands where a folder is expected: choose another folder",
+    errno.EEXIST: "a file stands where a folder is expected: choose another folder",
+    errno.EISDIR: "a folder stands where a file is expected: move it away",
+    errno.ENOTEMPTY: "a folder stands where another is expected: move it away",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "its links lead in a circle: choose another folder",
+    errno.EIO: "the disk fails: choose another one",
+    errno.ENXIO: "the disk is gone: choose another folder",
+    errno.ENODEV: "the disk is gone: choose another folder",
+    errno.ESTALE: "the network disk was mounted anew: mount it again, or choose another folder",
+    errno.EMFILE: "too many files are open: raise `ulimit -n`",
+    errno.ENFILE: "too many files are open on this machine: end other programs",
+    errno.ETXTBSY: "another program uses the file: end it",
+    errno.EBUSY: "another program uses it: end it",
+}
+# Those that come from writing only, wherever they are met.
+_FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def write_problem(error, path=None):
+    """An OSError of the operating system -> one line: the path, what is wrong, what to do; None for another error.
+
+    Args:
+      path: what was to be written; None: that is not known, and only a full or read-only disk is sure to be met in
+        writing.
+    """
+    if isinstance(error, StorageError) or error.errno not in (_REMEDIES if path else _FULL_OR_READ_ONLY):
+        return None
+    named = error.filename if isinstance(error.filename, str) and error.filename else path
+    where = os.fspath(named or tempfile.gettempdir())
+    return (f"{where}: cannot be written: {os.strerror(error.errno)}; {_REMEDIES[error.errno]}. Then start the same "
+            "command again")
+
+
+@contextlib.contextmanager
+def writing(path):
+    """A context in which `path` is written: what the operating system refuses becomes one StorageError."""
+    try:
+        yield
+    except OSError as error:
+        line = write_problem(error, path)
+        if line is None:
+            raise
+        raise StorageError(line) from error
 
 
 def is_remote(path):
@@ -46,6 +104,14 @@ def size(path):
     return _gcs().size(path) if is_remote(path) else os.stat(path).st_size
 
 
+def version(path):
+    """A tuple that is another one when the file's content changes; FileNotFoundError when there is no such file."""
+    if is_remote(path):
+        return (os.fspath(path), *_gcs().version(path))
+    facts = os.stat(path)
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
 def list_names(folder):
     """Sorted names in a folder; empty when the folder does not exist."""
     if is_remote(folder):
@@ -57,15 +123,40 @@ def make_folder(folder):
     """Makes a folder and those above it; one that exists is left as it is."""
     if is_remote(folder):
         _gcs().make_folder(folder)
-    else:
+        return
+    with writing(folder):
         os.makedirs(folder, exist_ok=True)
+
+
+def check_writable(folder):
+    """Makes a folder and raises StorageError unless files can be written into it and removed again."""
+    make_folder(folder)
+    if is_remote(folder):
+        path = join(folder, f".writable-{uuid.uuid4().hex}")
+        write_bytes(path, b"tfhf")
+        remove(path)
+        return
+    with writing(folder), tempfile.NamedTemporaryFile(prefix=".writable-", dir=folder) as file:
+        file.write(b"tfhf")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def free_bytes(folder):
+    """Bytes that this process may still write into a local folder, or None where that is not known: in a bucket, and on
+    file systems that state no size."""
+    if is_remote(folder):
+        return None
+    facts = os.statvfs(folder)
+    return facts.f_bavail * facts.f_frsize if facts.f_blocks else None
 
 
 def remove(path):
     """Removes one file; FileNotFoundError when there is none."""
     if is_remote(path):
         _gcs().remove(path)
-    else:
+        return
+    with writing(path):
         os.unlink(path)
 
 
@@ -74,7 +165,8 @@ def remove_folder(folder):
     if is_remote(folder):
         _gcs().remove_folder(folder)
     elif os.path.isdir(folder):
-        shutil.rmtree(folder)
+        with writing(folder):
+            shutil.rmtree(folder)
 
 
 def read_bytes(path):
@@ -107,7 +199,7 @@ def download(path, local):
     """Copies a file to a local path, synchronised with the disk."""
     chunks = read_chunks(path)
     first = next(chunks, b"")   # a missing one leaves no empty copy behind
-    with open(local, "wb") as file:
+    with writing(local), open(local, "wb") as file:
         for chunk in itertools.chain([first], chunks):
             file.write(chunk)
         file.flush()
@@ -131,7 +223,8 @@ class FolderLock:
         self._descriptor = None
         if is_remote(folder):
             return   # a bucket has no locks; shards are uploaded whole, and equal writers upload equal shards
-        self._descriptor = os.open(folder, os.O_RDONLY)
+        with writing(folder):
+            self._descriptor = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -149,17 +242,25 @@ class AtomicFile:
     """A file that appears under its name only when commit() is called, whole and on disk.
 
     Locally the bytes go to NAME.partial, which commit() syncs and renames. For gs:// they are kept in memory (a shard
-    is 100-200 MB) and commit() uploads them.
+    is 100-200 MB) and commit() uploads them. What the disk refuses is a StorageError, and the file stays as it was.
     """
 
     def __init__(self, path):
         self.path = os.fspath(path)
         self._remote = is_remote(path)
-        self._file = io.BytesIO() if self._remote else open(self.path + ".partial", "wb", buffering=1 << 20)
+        if self._remote:
+            self._file = io.BytesIO()
+            return
+        with writing(self.path):
+            self._file = open(self.path + ".partial", "wb", buffering=1 << 20)
 
     def write(self, data):
         """Append bytes."""
-        self._file.write(data)
+        # Not through writing(): a shard has a hundred thousand records, and a context each would cost their time.
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self._refuse(error)
 
     def commit(self):
         """Put the file under its name, whole; on a local disk also synchronised."""
@@ -168,18 +269,43 @@ class AtomicFile:
             self._file.seek(0)
             _gcs().upload([(self.path, lambda: self._file, total)])
             return
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self.path + ".partial", self.path)
-        _sync_folder(os.path.dirname(self.path) or ".")
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.replace(self.path + ".partial", self.path)
+            _sync_folder(os.path.dirname(self.path) or ".")
+        except OSError as error:
+            self._refuse(error)
 
     def discard(self):
         """Leave nothing behind."""
-        self._file.close()
+        with contextlib.suppress(OSError):   # close() writes what is still in memory, on a disk that may be full
+            self._file.close()
         if not self._remote:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):   # it is missing, or the disk has become read-only
                 os.unlink(self.path + ".partial")
+
+    def _refuse(self, error):
+        """A StorageError that names the file, and no part of it left behind."""
+        self.discard()
+        with writing(self.path):
+            raise error
+
+
+def write_tensors(path, tensors, metadata=None):
+    """Writes a local .safetensors file, {name: array}."""
+    import safetensors   # few of those who write files write tensors
+    import safetensors.numpy
+
+    with writing(path):
+        try:
+            safetensors.numpy.save_file(tensors, path, metadata)
+        except safetensors.SafetensorError as error:   # it writes by itself, and gives the system's error as a text
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from error
 
 
 def write_bytes(path, data):
