@@ -16,6 +16,7 @@ from tfhf.data.sources import check_sources, line_of, note_clipped, noting, read
 from tfhf.data.storage import StorageError, join
 
 _PROGRESS_EVERY_S = 5.0
+_PART = ("offset", "duration", "channel")   # of an item of speech: which part of the sound it is
 
 
 class Dataset:
@@ -69,14 +70,18 @@ class Dataset:
         is a part of the sound, "offset" and "duration" in seconds (None: to the end) and "channel", as for
         tfhf.data.audio.read_audio.
         """
-        item = dict(item)
-        part = {key: item.pop(key) for key in ("offset", "duration", "channel") if key in item}
+        rest = {key: value for key, value in item.items() if key not in _PART}
+        return {**rest, "audio": self.sound(item).samples}
+
+    def sound(self, item):
+        """One item of speech -> its tfhf.data.audio.Sound; see `load`."""
         audio = item["audio"]
+        part = {key: item[key] for key in _PART if key in item}
         name = audio if isinstance(audio, str) else f"example {item['id']!r}"
         content = read_source(audio, keep=bool(part)) if isinstance(audio, str) else audio
         sound = read_audio(content, self.record_type.sample_rate_hz, name, **part)
         note_clipped(sound.clipped)
-        return {**item, "audio": sound.samples}
+        return sound
 
 
 def folder_or_asset(folder, name, what):
