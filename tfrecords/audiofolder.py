@@ -117,6 +117,8 @@ class AudioFolder(Dataset):
         return iter(self._items[split][start:])
 
     def load(self, item):
+        if "problem" in item:
+            raise RecordError(item["problem"])
         rest = {key: item[key] for key in ("id", "text", "language")}
         number = item.get("channel_number")
         sound = self.sound(item if number is None else {**item, "channel": EACH})

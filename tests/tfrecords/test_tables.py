@@ -17,7 +17,8 @@ def read(path, content, **options):
     """-> (values of the good rows, problems of the others)"""
     path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
     rows = list(Table(path, ("path", "text"), **options).rows())
-    return [row.values for row in rows if not row.problem], [f"{row.where}: {row.problem}" for row in rows if row.problem]
+    problems = [f"{row.where}: {row.problem}" for row in rows if row.problem]
+    return [row.values for row in rows if not row.problem], problems
 
 
 def quoted(delimiter, end="\n"):

@@ -1,6 +1,7 @@
 """The text writer: files, JSON lines and Parquet into token rows and labelled texts; and what it refuses."""
 
 import argparse
+import gzip
 import json
 
 import numpy as np
@@ -124,16 +125,106 @@ def _options(tmp_path, *words):
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     arguments = parser.parse_args(words)
-    arguments.out, arguments.overwrite = str(tmp_path / "out"), False
+    arguments.out, arguments.overwrite, arguments.skip_bad = str(tmp_path / "out"), False, 0
     return arguments
 
 
 def test_options_that_do_not_fit(book, tmp_path):
     for words, message in (
             (["--files", str(book)], "expected one of --tokenizer FILE and --train-tokenizer N"),
-            (["--files", "nothing.txt"], "nothing.txt: expected a file that is there"),
+            (["--files", "nothing.txt"], "nothing.txt: expected a file that exists, one of .txt, "),
             (["--files", str(book), "--label-field", "x"], "a .txt has no field 'x'"),
             (["--files", f"validation={book}", "--held-out", "0.5"], "files for train, and none for validation")):
         with pytest.raises(RecordError, match=message):
             open_dataset(_options(tmp_path, *words))
     assert np.shape(PARAGRAPHS) == (3,)
+
+
+@pytest.mark.parametrize("name, content", [
+    ("a.csv", 'Text,stars\n"good, ""very"" good",1\nbad\u2028film,0\n'),
+    ("a.csv", '\ufefftext;stars\r\n"good, ""very"" good";1\r\nbad\u2028film;0\r\n'),
+    ("a.tsv", 'text\tstars\ngood, "very" good\t1\nbad\u2028film\t0\n'),
+    ("a.json", '[{"text": "good, \\"very\\" good", "stars": 1}, {"text": "bad\\u2028film", "stars": 0}]'),
+    ("a.jsonl", '{"text": "good, \\"very\\" good", "stars": 1}\n{"text": "bad\u2028film", "stars": 0}\n'),
+])
+@pytest.mark.parametrize("packed", [False, True])
+def test_labelled_texts_of_every_kind_of_table(tmp_path, name, content, packed):
+    data = content.encode("utf-8")
+    path = tmp_path / (name + ".gz" if packed else name)
+    path.write_bytes(gzip.compress(data) if packed else data)
+    dataset = TextFiles([str(path)], label_field="stars")
+    found = [dataset.load(item) for item in dataset.examples("train")]
+    assert [(one["text"], one["label"]) for one in found] == [('good, "very" good', 1), ("bad\u2028film", 0)]
+
+
+def _skipping(tmp_path, *words):
+    """-> (ids and texts that were written, reasons of those that were skipped)"""
+    out = tmp_path / "out"
+    assert command.main(["text", "--label-field", "label", "--out", str(out), "--skip-bad", "9", *words]) == 0
+    with RecordReader(out / "train", TEXT_LABEL) as reader:
+        found = [TEXT_LABEL.decode(reader.read(number)) for number in range(len(reader))]
+    return [row["text"].numpy().decode() for row in found], [why for _, why in read_manifest(out / "train")["skipped"]]
+
+
+def test_bad_rows_are_skipped_and_listed(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one", "label": 1}\n{"text": "cut \\ud83d", "label": 0}\n{"text": 3, "label": 0}\n{"a\n'
+                    '{"text": "two", "label": "x"}\n{"text": "three", "label": 2}\n')
+    texts, reasons = _skipping(tmp_path, "--files", str(path))
+    assert texts == ["one", "three"] and len(reasons) == 4 and "a.jsonl, line 2: text: holds" in reasons[0]
+    listed = [json.loads(line) for line in (tmp_path / "out/train/skipped.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in listed] == [f"a.jsonl:{number}" for number in (1, 2, 3, 4)]
+    assert listed[0]["source"] == f"{path}, line 2"
+
+
+def test_bad_rows_of_csv_are_skipped_and_listed(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('text,label\n"never closed,1\nHello, world,1\nfine,0\n,1\n"also ""fine""",1\nno label,\n')
+    texts, reasons = _skipping(tmp_path, "--files", str(path))
+    assert texts == ["fine", 'also "fine"'] and len(reasons) == 3
+    assert "row 1: a quotation mark" in reasons[0] and "row 2: 3 cells" in reasons[1] and "a.csv:5" in reasons[2]
+
+
+def test_documents_that_are_no_text_are_skipped_in_token_rows_too(book, tmp_path, capfd):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"text": "one and one"}\n{"text": "cut \\ud83d"}\n{"text": "two"}\n')
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes(b"caf\xe9\n")
+    line = ["text", "--train-tokenizer", "300", "--length", "16"]
+    for file, words in ((path, "bad.jsonl, line 2: text: holds"), (latin, "latin.txt, line 1: not UTF-8: byte 0xe9")):
+        assert command.main([*line, "--files", str(file), "--out", str(tmp_path / "no")]) == 1
+        assert words in capfd.readouterr().err.splitlines()[-1]
+    out = tmp_path / "out"
+    assert command.main([*line, "--files", str(path), str(latin), "--out", str(out), "--skip-bad", "2"]) == 0
+    assert [name for name, _ in read_manifest(out / "train")["skipped"]] == ["bad.jsonl:1", "latin.txt:0"]
+    with RecordReader(out / "train", TOKENS) as reader:
+        assert reader.manifest["count"] == 1
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--train-tokenizer", "300"], "--train-tokenizer 300: "),
+    (["--tokenizer", "nothing.json"], "--tokenizer nothing.json: cannot be read"),
+])
+def test_an_empty_file_and_a_missing_tokenizer_are_one_line(tmp_path, capfd, arguments, words):
+    (tmp_path / "empty.txt").write_text("")
+    line = ["text", "--files", str(tmp_path / "empty.txt"), "--length", "16", *arguments]
+    assert command.main([*line, "--out", str(tmp_path / "out")]) == 1
+    assert capfd.readouterr().err.splitlines()[-1].startswith(f"error: {words}")
+
+
+def test_exchanged_labels_of_the_same_size_are_reported(tmp_path, capfd):
+    path = _rows(tmp_path / "a.jsonl", [{"text": "good", "stars": 1}, {"text": "bad!", "stars": 0}])
+    line = ["text", "--files", str(path), "--label-field", "stars", "--out", str(tmp_path / "out")]
+    assert command.main(line) == 0 and command.main(line) == 0
+    path.write_text(path.read_text().replace("1", "2").replace("0", "1").replace("2", "0"))
+    assert command.main(line) == 1
+    assert capfd.readouterr().err.splitlines()[-1].endswith(f"tfhf records {' '.join(line)} --overwrite")
+    assert command.main([*line, "--overwrite"]) == 0
+
+
+def test_files_of_one_name_have_different_ids(tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        _rows(tmp_path / folder / "a.jsonl", [{"text": folder}])
+    dataset = TextFiles([str(tmp_path / "x" / "a.jsonl"), str(tmp_path / "y" / "a.jsonl")])
+    assert [name for name, _ in dataset.texts("train")] == ["x/a.jsonl:0", "y/a.jsonl:0"]
