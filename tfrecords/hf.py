@@ -4,6 +4,7 @@
 --source NAME[,KEY=VALUE…]; several --source are interleaved. Keys: config, revision, data_files, data_dir;
   text, audio, language, image, label, target, id (which column holds the field); lang (a constant language code).
   A label is a whole number; the names of a ClassLabel column go into the manifest.
+  Arrays of integer samples are scaled by their column's type; samples=int16 says it of plain numbers.
 --splits OUT=SOURCE…, for example --splits train=train+validation test=test. A + joins splits.
 --filter "COLUMN OP VALUE", OP one of == != >= <= > < ~ (contains); all must hold; applied to every source.
 Examples:
@@ -12,20 +13,24 @@ Examples:
   --records image_label --source food101 --splits train test=validation
 """
 
+import contextlib
 import os
 import re
 
 import numpy as np
 
-from tfhf.data import storage
-from tfhf.data.audio import load_audio, resample
+from tfhf.data.audio import resample
 from tfhf.data.image_records import image_label, image_pair
-from tfhf.data.schema import IMAGE_LABEL, IMAGE_PAIR, SPEECH_TEXT, RecordError
+from tfhf.data.schema import IMAGE_LABEL, IMAGE_PAIR, SPEECH_TEXT, RecordError, refuse_integers
+from tfhf.data.sources import read_source
 from tfhf.data.writing import Dataset
 from tfrecords import audiofolder
 
 STOPPING = ("first_exhausted", "all_exhausted", "all_exhausted_without_replacement")
-_SOURCE_KEYS = ("config", "revision", "data_files", "data_dir", "lang")
+_SOURCE_KEYS = ("config", "revision", "data_files", "data_dir", "lang", "samples")
+# Types of integer samples -> (what silence is, full scale).
+_SCALES = {"uint8": (128, 2**7), "int8": (0, 2**7), "int16": (0, 2**15), "uint16": (2**15, 2**15), "int24": (0, 2**23),
+           "int32": (0, 2**31)}
 # Record type -> its fields here, and of these the files: columns of bytes, of paths, or of the library's own types.
 RECORDS = {SPEECH_TEXT: ("audio", "text", "language", "id"), IMAGE_LABEL: ("image", "label", "id"),
            IMAGE_PAIR: ("image", "target", "id")}
@@ -74,6 +79,8 @@ def parse_source(text):
         if not equals or key not in _SOURCE_KEYS + _FIELDS:
             raise RecordError(f"--source {text!r}: {pair!r}, expected KEY=VALUE, KEY one of {_SOURCE_KEYS + _FIELDS}")
         source[key] = value
+    if source.get("samples", "int16") not in _SCALES:
+        raise RecordError(f"--source {text!r}: samples={source['samples']}, expected one of {tuple(_SCALES)}")
     return source
 
 
@@ -130,7 +137,7 @@ class HuggingFace(Dataset):
                    "probabilities": self._probabilities, "stopping": self._stopping,
                    "max_examples": self._max_examples,
                    "streaming": self._streaming}   # the library interleaves a stream in another order
-        return {**options, "classes": self._classes(split)} if "label" in self._fields else options
+        return {**options, "classes": self._classes(split) or None} if "label" in self._fields else options
 
     def examples(self, split, start=0):
         import datasets
@@ -145,12 +152,35 @@ class HuggingFace(Dataset):
             joined = parts[0]
         if self._max_examples is not None:
             joined = joined.take(self._max_examples)
-        for number, row in enumerate(joined.skip(start) if start else joined, start):
+        types = {_type_of_samples(part) for part in parts} if "audio" in self._fields else {None}
+        stated = {source.get("samples") for source in self._sources}
+        if len(types) > 1 or len(stated) > 1:
+            raise RecordError(f"the sources hold arrays of different types of samples, {sorted(map(str, types))} "
+                              f"(samples= {sorted(map(str, stated))}), expected one")
+        for number, row in enumerate(_rows(joined.skip(start) if start else joined, self.origin, start), start):
             key = row.get("id")
             item = {field: row[field] for field in self._fields if field not in _OPTIONAL}
+            if isinstance(item.get("audio"), dict) and "array" in item["audio"]:
+                item["audio"] = {**item["audio"], "type": min(stated) or min(types)}
             if "language" in self._fields:
                 item["language"] = row.get("language") or ""
             yield {"id": f"{number:08d}" if key is None else str(key), **item}
+
+    def sources(self, item):
+        """Files by their local path; what the dataset holds itself by its content. See Dataset.sources."""
+        found = []
+        for field in (field for field in _FILES if isinstance(item.get(field), dict)):
+            value = item[field]
+            path = value.get("path")
+            if "array" in value:
+                found.append((field, np.asarray(value["array"]).tobytes()))
+            elif value.get("bytes"):
+                found.append((path or field, value["bytes"]))
+            elif path and "://" in path:
+                found.append((path, path.encode("utf-8")))   # read from afar: only its name is compared
+            elif path:
+                found.append(path)
+        return found
 
     def load(self, item):
         name = f"example {item['id']!r}"
@@ -166,10 +196,13 @@ class HuggingFace(Dataset):
     def _speech(self, item, name):
         audio, rate_hz = item["audio"], self.record_type.sample_rate_hz
         if isinstance(audio, dict) and "array" in audio:
-            samples = np.asarray(audio["array"], np.float32)
-            audio = resample(samples, audio["sampling_rate"], rate_hz, name)
+            rate = audio.get("sampling_rate")
+            if not isinstance(rate, (int, float)) or rate <= 0:
+                raise RecordError(f"{name}: its sampling_rate is {rate!r}, expected a number of Hz")
+            audio = resample(_samples(audio["array"], audio.get("type"), name), rate, rate_hz, name)
         elif isinstance(audio, dict):
-            audio = load_audio(_content(audio, name, "audio"), rate_hz, f"{name} ({audio.get('path') or 'bytes'})")
+            called = f"{name} ({audio.get('path') or 'bytes'})"
+            audio = self.sound({"id": called, "audio": _content(audio, name, "audio")}).samples
         else:
             raise RecordError(f"{name}: the audio column holds a {type(audio).__name__}, expected a sound "
                               "file's bytes, its path, or {'array', 'sampling_rate'}")
@@ -182,13 +215,14 @@ class HuggingFace(Dataset):
         missing, but for the language."""
         import datasets
 
-        parts = [self._load_split(source, part) for part in split.split("+")]
-        dataset = datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
-        if dataset.features is None:   # streamed files say what they hold only when read
-            dataset = dataset._resolve_features()
-        features = dataset.features
-        dataset = _undecoded(dataset)
         where = f"source {source['name']}, split {split}"
+        parts = [self._load_split(source, part) for part in split.split("+")]
+        with _library_errors(where):
+            dataset = datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+            if dataset.features is None:   # streamed files say what they hold only when read
+                dataset = dataset._resolve_features()
+            features = dataset.features
+            dataset = _undecoded(dataset)
         for column, operator, wanted in self._filters:
             if column not in features:
                 raise RecordError(f"--filter: {where} has no column {column!r}, it has {list(features)}")
@@ -223,7 +257,7 @@ class HuggingFace(Dataset):
 
         name = source["name"]
         where = f"source {name}, split {split}"
-        try:
+        with _library_errors(f"{where}: cannot be opened"):
             if os.path.isdir(name) and any(os.path.exists(os.path.join(name, known))
                                            for known in ("state.json", "dataset_dict.json")):
                 loaded = datasets.load_from_disk(name)
@@ -238,10 +272,54 @@ class HuggingFace(Dataset):
             return datasets.load_dataset(name, source.get("config"), split=split, streaming=self._streaming,
                                          revision=source.get("revision"), data_files=data_files,
                                          data_dir=source.get("data_dir"))
-        except (FileNotFoundError, ConnectionError, ValueError, datasets.exceptions.DatasetsError) as error:
-            if isinstance(error, RecordError):
-                raise
-            raise RecordError(f"{where}: cannot be opened: {error}") from error
+
+
+@contextlib.contextmanager
+def _library_errors(where):
+    """Whatever the library or a builder raises becomes a RecordError that says where"""
+    try:
+        yield
+    except RecordError:
+        raise
+    except Exception as error:
+        raise RecordError(f"{where}: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _rows(dataset, origin, start):
+    """A dataset's rows; what the library raises while it reads one names it"""
+    rows, number = iter(dataset), start
+    while True:
+        with _library_errors(f"{origin}: row {number}"):
+            row = next(rows, None)
+        if row is None:
+            return
+        yield row
+        number += 1
+
+
+def _type_of_samples(dataset):
+    """The type of a column of {"array", "sampling_rate"}, such as "int16", or None"""
+    kind = (dataset.features or {}).get("audio")
+    array = kind.get("array") if isinstance(kind, dict) else None
+    return getattr(getattr(array, "feature", None), "dtype", None)
+
+
+def _samples(array, kind, name):
+    """A column's array -> float32 [n] in [-1, 1]; integers are scaled by their type."""
+    values = np.asarray(array)
+    if values.dtype.kind == "f":
+        refuse_integers(values, name)
+        return values.astype(np.float32)
+    if values.dtype.kind not in "iu" or kind not in _SCALES:
+        raise RecordError(f"{name}: its samples are {kind or values.dtype}, expected floats in [-1, 1], or integers "
+                          "whose type says their full scale, or samples=TYPE in --source, TYPE one of "
+                          f"{', '.join(_SCALES)}")
+    silence, full = _SCALES[kind]
+    values = values.astype(np.int64) - silence
+    if values.size and not -full <= values.min() <= values.max() < full:
+        raise RecordError(f"{name}: samples from {values.min() + silence} to {values.max() + silence}, expected those "
+                          f"of {kind}")
+    return (values / full).astype(np.float32)
 
 
 class _Constant:
@@ -316,9 +394,9 @@ def _image(value, name, field):
     content = _content(value, name, field)
     where = f"{name} ({field}, {value.get('path') or 'bytes'})"
     try:
-        return (content if isinstance(content, bytes) else storage.read_bytes(content)), where
-    except FileNotFoundError as error:
-        raise RecordError(f"{where}: no such file") from error
+        return (content if isinstance(content, bytes) else read_source(content)), where
+    except RecordError as error:
+        raise RecordError(f"{where}: {error}") from error
 
 
 def _content(value, name, field):

@@ -83,6 +83,85 @@ def test_interleaved_sources(tmp_path, table, disk, streaming):
     assert read_manifest(everything / "train")["options"]["stopping"] == "all_exhausted"
 
 
+def array_dataset(folder, values, kind, name="audio"):
+    """A save_to_disk folder of one clip whose samples are numbers of a type"""
+    features = datasets.Features({
+        "audio": {"array": datasets.Sequence(datasets.Value(kind)), "sampling_rate": datasets.Value("int32")},
+        "text": datasets.Value("string")})
+    rows = {"audio": [{"array": values.tolist(), "sampling_rate": 16000}], "text": ["tone"]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(folder)
+    return str(folder)
+
+
+TONE = 0.25 * np.sin(np.arange(1600) / 10)
+
+
+@pytest.mark.parametrize("kind, scale, silence", [
+    ("int16", 2**15, 0), ("int32", 2**31, 0), ("uint8", 2**7, 128), ("int8", 2**7, 0), ("uint16", 2**15, 2**15),
+    ("float32", 1, 0), ("float64", 1, 0)])
+@pytest.mark.parametrize("streaming", [[], ["--streaming"]])
+def test_integer_samples_are_scaled_by_their_type(tmp_path, kind, scale, silence, streaming):
+    values = TONE * scale + silence
+    source = array_dataset(tmp_path / "in", values if scale == 1 else np.rint(values).astype(kind), kind)
+    out = records(tmp_path / "out", "--source", source, *streaming)
+    with RecordReader(out / "train", SPEECH_TEXT) as reader:
+        audio = SPEECH_TEXT.decode(reader.read(0))["audio"].numpy()
+    np.testing.assert_allclose(audio, TONE, atol=0.7 / min(scale, 2**15) if scale > 1 else 2**-15)
+
+
+@pytest.mark.parametrize("values, kind, options, message", [
+    (np.rint(TONE * 2**15), "int64", "", "its samples are int64, expected floats in [-1, 1], or integers whose type"),
+    (np.rint(TONE * 2**15), "float32", "", "audio reaches 8192, expected floats in [-1, 1]: these look like integer"),
+    (np.rint(TONE * 2**7 + 128), "float32", "", "these look like integer samples"),
+    (TONE * 2**15, "float64", "", "these look like integer samples"),
+    (np.rint(TONE * 2**20), "int64", ",samples=int16", "expected those of int16"),
+    (np.rint(TONE * 2**15), "int64", ",samples=int12", "samples=int12, expected one of"),
+])
+def test_integer_samples_of_no_type_are_refused(tmp_path, capsys, values, kind, options, message):
+    source = array_dataset(tmp_path / "in", values, kind)
+    assert main(["hf", "--out", str(tmp_path / "out"), "--source", source + options]) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_plain_numbers_of_a_stated_type(tmp_path):
+    source = array_dataset(tmp_path / "in", np.rint(TONE * 2**15).astype(int), "int64")
+    out = records(tmp_path / "out", "--source", f"{source},samples=int16")
+    with RecordReader(out / "train", SPEECH_TEXT) as reader:
+        assert abs(SPEECH_TEXT.decode(reader.read(0))["audio"].numpy().max() - 0.25) < 1e-3
+
+
+def test_changed_rows_are_reported(tmp_path, table, capsys):
+    arguments = ["hf", "--out", str(tmp_path / "out"), "--source", f"json,data_files={table}"]
+    assert main(arguments) == 0 and main(arguments) == 0
+    assert "already complete, 10 records, made of the same sources" in capsys.readouterr().err
+    soundfile.write(tmp_path / "3.wav", 0.2 * np.ones(800), 8000)
+    assert main(arguments) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "'00000003': " in error and error.endswith("--overwrite")
+
+
+def test_a_missing_file_and_a_bad_text_can_be_skipped(tmp_path, table):
+    (tmp_path / "3.wav").unlink()
+    (tmp_path / "4.wav").write_bytes(b"")
+    lines = open(table).read().replace('" t5 "', "null")
+    open(table, "w").write(lines)
+    out = records(tmp_path / "out", "--source", f"json,data_files={table}", "--skip-bad", "3")
+    listed = [json.loads(line) for line in (out / "train" / "skipped.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in listed] == [f"{number:08d}" for number in (3, 4, 5)]
+    assert listed[0]["source"] == str(tmp_path / "3.wav") and "no such file" in listed[0]["reason"]
+    assert "the text is None" in listed[2]["reason"]
+
+
+def test_what_the_library_raises_is_one_line(tmp_path, monkeypatch, capsys):
+    def scripts(*_, **__):
+        raise RuntimeError("Dataset scripts are no longer\nsupported")
+
+    monkeypatch.setattr(datasets, "load_dataset", scripts)
+    assert main(["hf", "--out", str(tmp_path / "out"), "--source", "some/name"]) == 1
+    assert capsys.readouterr().err == ("error: source some/name, split train: cannot be opened: Dataset scripts are no "
+                                       "longer supported\n")
+
+
 def test_joined_splits_and_a_limit(tmp_path, disk):
     dataset = HuggingFace([disk], splits=["train=train+test"])
     assert [item["id"] for item in dataset.examples("train")][9:] == ["d9", "d0", "d1", "d2"]

@@ -250,12 +250,17 @@ def _int16(audio, where):
         raise RecordError(f"{where}: audio has dtype {audio.dtype}, expected float in [-1, 1] or int16")
     if not np.isfinite(audio).all():
         raise RecordError(f"{where}: audio holds NaN or infinite samples")
-    peak = float(np.abs(audio).max())
+    refuse_integers(audio, where)
+    clipped = np.count_nonzero(np.abs(audio) > 1)
+    return np.clip(np.rint(audio * INT16_SCALE), -32768, 32767).astype(np.int16), clipped
+
+
+def refuse_integers(audio, where):
+    """RecordError for floats [n] that hold integer samples, such as 16-bit ones that nobody divided by 32768."""
+    peak = float(np.abs(audio).max(initial=0))
     if peak > _LOUDEST or (peak >= 2 and np.array_equal(audio, np.rint(audio))):
         raise RecordError(f"{where}: audio reaches {peak:g}, expected floats in [-1, 1]: these look like integer "
                           "samples; divide them by their full scale (32768 for 16 bits)")
-    clipped = np.count_nonzero(np.abs(audio) > 1) if peak > 1 else 0
-    return np.clip(np.rint(audio * INT16_SCALE), -32768, 32767).astype(np.int16), clipped
 
 
 def _flac(samples, sample_rate_hz, where):

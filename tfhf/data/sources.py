@@ -100,19 +100,15 @@ def _read(path):
     return data, [len(data), hashlib.sha256(data).hexdigest()]
 
 
-def entries_of(dataset, item, noted=None):
-    """What an item is made of -> [[name, bytes, sha256] …]; of a file that is missing [name, None, None].
-
-    Args:
-      noted: entries of Notes: those files need not be read again.
-    """
+def _entries(dataset, sources, noted):
+    """What an item is made of -> [[name, bytes, sha256] …]; of a file that is missing [name, None, None]"""
     entries = []
-    for source in dataset.sources(item):
+    for source in sources:
         if isinstance(source, tuple):
             name, content = source
             entries.append([name, len(content), hashlib.sha256(content).hexdigest()])
         else:
-            entry = (noted or {}).get(source)
+            entry = noted.get(source)
             entries.append([_name(dataset, source), *(entry or _hash(source))])
     return entries
 
@@ -145,15 +141,20 @@ def file_entry(path):
 
 
 def line_of(dataset, item, noted=None):
-    """An item's line in SHARD.sources, or None where nothing of its own is read for it."""
-    if not dataset.sources(item):
+    """An item's line in SHARD.sources, or None where nothing of its own is read for it.
+
+    Args:
+      noted: entries of Notes: those files need not be read again.
+    """
+    sources = dataset.sources(item)
+    if not sources:
         return None
-    paths = {source for source in dataset.sources(item) if isinstance(source, str)}
+    paths = {source for source in sources if isinstance(source, str)}
     plain = {key: value for key, value in item.items() if isinstance(value, (str, int, float, type(None)))
              and value not in paths and key not in ("problem", "where")}
     plain["usable"] = "problem" not in item
     digest = hashlib.sha256(canonical(plain)).hexdigest()[:16]
-    return [item["id"], digest, entries_of(dataset, item, noted)]
+    return [item["id"], digest, _entries(dataset, sources, noted or {})]
 
 
 def check_sources(dataset, split, writer, in_order):

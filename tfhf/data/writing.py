@@ -198,7 +198,8 @@ def convert(dataset, item, audio_encoding):
     if packed is not None and notes.clipped:
         packed = dataclasses.replace(packed, clipped=packed.clipped + notes.clipped)
     source = line_of(dataset, item, notes.entries)
-    return Outcome(item["id"], packed, error, source, item.get("where") or _files(dataset, item))
+    file = "" if error is None else item.get("where") or _files(dataset, item)
+    return Outcome(item["id"], packed, error, source, file)
 
 
 def _packed(dataset, item, audio_encoding):
