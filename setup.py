@@ -32,8 +32,9 @@ DEMO = ["gradio>=6,<7", *SERVE, *CLIENT]
 NOTEBOOKS = ["nbformat>=5.10,<6", "nbclient>=0.10,<1", "ipykernel>=6.29,<8"]
 # cryptography: the throw-away certificates of the GCS server that the tests start.
 # playwright: drives the Chromium that is there; it is not asked to fetch one.
+# imageio-ffmpeg: an ffmpeg program, to write sound files of every format and to compare what they are read as.
 TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "msgpack>=1.0,<2", "cryptography>=42", "playwright>=1.50,<2",
-        *DEMO, *NOTEBOOKS]
+        "imageio-ffmpeg>=0.6,<1", *DEMO, *NOTEBOOKS]
 # What the tests compare with; every such test is skipped, with the reason, where this is missing. On x86-64 Linux the
 # default index serves the CUDA build of torch, which is large and works all the same.
 REFERENCE = ["torch==2.13.0", "transformers>=5,<6", "peft>=0.21,<1", "datasets>=4,<6",
