@@ -23,8 +23,8 @@ TYPE_NAMES = {number: "DT_" + {"object": "STRING", "float32": "FLOAT", "float64"
 _VALUES = {1: "float_val", 2: "double_val", 3: "int_val", 4: "int_val", 5: "int_val", 6: "int_val",
            STRING: "string_val", 9: "int64_val", 10: "bool_val", 17: "int_val", 19: "half_val", 22: "uint32_val",
            23: "uint64_val"}
-# One value may stand for all of a tensor; of so many at most, or a few bytes would ask for all memory.
-_MOST_REPEATED = 2**20
+# One value may stand for all of a tensor; of so many, and so many bytes, at most: or a few would ask for all memory.
+_MOST_REPEATED, MAX_REPEATED_BYTES = 2**20, 2**26
 
 _TYPES = descriptor_pb2.FieldDescriptorProto
 _SCALARS = {"int32": _TYPES.TYPE_INT32, "int64": _TYPES.TYPE_INT64, "bool": _TYPES.TYPE_BOOL,
@@ -64,7 +64,7 @@ _MESSAGES = {
         "GetModelStatusResponse": ((1, "model_version_status", "*.tensorflow.serving.ModelVersionStatus"),),
     },
 }
-AVAILABLE = 30   # ModelVersionStatus.State
+AVAILABLE, END = 30, 50   # ModelVersionStatus.State
 
 
 class WireError(ValueError):
@@ -178,11 +178,15 @@ def to_tensor(values):
     return tensor
 
 
-def from_tensor(tensor) -> np.ndarray:
+def from_tensor(tensor, max_bytes: int = MAX_REPEATED_BYTES) -> np.ndarray:
     """TensorProto -> array; strings are bytes in an object array.
 
+    Args:
+        max_bytes: what one value that stands for all may fill. TensorFlow copies a string as often as it is repeated.
+
     Raises:
-        WireError: a type that is not known here, or more or fewer values than the shape says.
+        WireError: a type that is not known here, values out of its range, a shape that no array has, or more or fewer
+            values than the shape says.
     """
     if tensor.dtype not in DTYPES:
         raise WireError(f"got a tensor of TensorFlow's type {tensor.dtype}, expected one of {sorted(DTYPES)}")
@@ -192,20 +196,55 @@ def from_tensor(tensor) -> np.ndarray:
     dtype, count = np.dtype(DTYPES[tensor.dtype]), math.prod(shape)
     if tensor.tensor_content and dtype != object:
         if len(tensor.tensor_content) != count * dtype.itemsize:
-            raise WireError(f"got {len(tensor.tensor_content)} bytes for shape {shape} of {dtype}, expected "
+            raise WireError(f"got {len(tensor.tensor_content)} bytes for shape {_short(shape)} of {dtype}, expected "
                             f"{count * dtype.itemsize}")
-        return np.frombuffer(tensor.tensor_content, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(shape)
+        return _shaped(_from_content(tensor.tensor_content, dtype), shape)
     values = getattr(tensor, _VALUES[tensor.dtype])
-    if len(values) != count and not (len(values) == 1 and count <= _MOST_REPEATED):
-        raise WireError(f"got {len(values)} values for shape {shape}, expected {count}")
+    if len(values) != count and len(values) != 1:
+        raise WireError(f"got {len(values)} values for shape {_short(shape)}, expected {count}")
+    array = _from_values(values, dtype)
+    if len(array) != count:
+        size = len(array[0]) if dtype == object else dtype.itemsize
+        if count > _MOST_REPEATED or count * size > max_bytes:
+            raise WireError(f"got 1 values for shape {_short(shape)}, expected {count}: one value stands for at most "
+                            f"{_MOST_REPEATED}, and for {max_bytes} bytes")
+        array = np.repeat(array, count)
+    return _shaped(array, shape)
+
+
+def _from_content(content, dtype):
+    """tensor_content -> array [values]; of truth values numpy would take any byte."""
+    array = np.frombuffer(content, np.uint8 if dtype == bool else dtype.newbyteorder("<"))
+    if dtype == bool and array.size and array.max() > 1:
+        raise WireError(f"a value is out of range for bool: {array.max()}, expected 0 or 1")
+    return array.astype(dtype, copy=False)
+
+
+def _from_values(values, dtype):
+    """A field of repeated values -> array [values]. Small types come as wider ones: none may wrap round."""
+    if dtype == object:
+        array = np.empty(len(values), object)
+        array[:] = list(values)
+        return array
+    bits = np.dtype(np.uint16) if dtype == np.float16 else dtype   # halves come as their bits
+    array = np.array(values, np.uint64 if dtype == np.uint64 else np.int64 if bits.kind in "iu" else dtype)
+    if bits.kind in "iu" and array.size:
+        limits = np.iinfo(bits)
+        smallest, largest = int(array.min()), int(array.max())
+        if smallest < limits.min or largest > limits.max:
+            worst = smallest if smallest < limits.min else largest
+            raise WireError(f"a value is out of range for {dtype}: {worst}, expected {limits.min} to {limits.max}")
+    array = array.astype(bits, copy=False)
+    return array.view(np.float16) if dtype == np.float16 else array
+
+
+def _shaped(array, shape):
     try:
-        if tensor.dtype == 19:   # the bits of each half as an integer
-            array = np.array(values, np.uint16).view(np.float16)
-        elif dtype == object:
-            array = np.empty(len(values), object)
-            array[:] = list(values)
-        else:
-            array = np.array(values, dtype)
-    except OverflowError as error:
-        raise WireError(f"a value is out of range for {dtype}: {error}") from error
-    return np.resize(array, shape) if count else array[:0].reshape(shape)
+        return array.reshape(shape)
+    except ValueError as error:   # more than 64 axes; or one of 2^62, beside one of 0
+        raise WireError(f"got the shape {_short(shape)}, of which there is no array") from error
+
+
+def _short(shape):
+    """A shape in a message; a request may have a million axes."""
+    return str(shape) if len(shape) <= 8 else f"of {len(shape)} axes"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfhf.server.models import Model, NotFound, RequestError, ServeError, find_models, told
+from tfhf.server.models import Model, NotFound, RequestError, ServeError, find_models, new_stop, told
 
 
 def test_models_are_found_by_folder_version_and_name(models, tmp_path):
@@ -23,7 +23,8 @@ def model(models):
 
 
 def test_a_signature_runs(model):
-    found = model.signature("").run(model.signature("").check({"text": np.array([b"abc", "é".encode()], object)}))
+    given = model.signature("").check({"text": np.array([b"abc", "é".encode()], object)}, 2)
+    found = model.signature("").run(given, new_stop())
     assert found["length"].tolist() == [3, 2] and found["echo"].tolist() == [b"abc!", "é!".encode()]
     assert model.signature("raw").batched
     with pytest.raises(NotFound, match="no signature 'other', it has"):
@@ -41,13 +42,13 @@ def test_a_signature_runs(model):
 ])
 def test_inputs_that_do_not_fit_are_told(model, given, words):
     with pytest.raises(RequestError) as error:
-        model.signature("raw").check(given)
+        model.signature("raw").check(given, 8)
     assert words in str(error.value)
 
 
 def test_a_refusal_of_the_model_is_told_without_a_trace(model):
     with pytest.raises(RequestError) as error:
-        model.signature("").run({"text": np.array([b""], object)})
+        model.signature("").run({"text": np.array([b""], object)}, new_stop())
     assert str(error.value) == "RecordError: an empty text, expected at least one letter"
     assert told("{{node a/b}} cannot read /srv/secret/file.py\n\t [[{{node x}}]]") == "cannot read …"
     assert told("\n") == "the model refused the input" and len(told("x" * 10_000)) <= 500

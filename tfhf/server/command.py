@@ -6,17 +6,20 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
+import threading
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tfhf.server import rest, rpc
 from tfhf.server.models import ServeError
-from tfhf.server.service import Limits, Service
+from tfhf.server.service import Limits, Service, log
 
+LEAST_READ = 2**16   # bytes that a client has to read of its answer, within the deadline, or lose its connection
 DRAIN_S = 0.2   # from the signal, in which those who still ask are told to go elsewhere
 NOTE = "for a laptop, Colab and tests; in production let TF Serving serve the same folders (tpu_scripts/serve.sh)"
 
@@ -33,9 +36,12 @@ def parser() -> argparse.ArgumentParser:
     for name, text in (("max_batch", "examples that run together at most"),
                        ("batch_wait_ms", "how long the first of a batch waits for others"),
                        ("max_waiting", "examples that may wait for a model; more are refused with 429"),
-                       ("deadline_s", "the longest that a request may take"),
-                       ("max_request_mb", "size of a request"),
-                       ("max_connections", "connections at the same time")):
+                       ("max_examples", "examples of one request"),
+                       ("max_values", "numbers, strings and lists in one request's JSON"),
+                       ("deadline_s", "the longest that a request may take, and that nobody reads its answer"),
+                       ("max_request_mb", "size of a request, unpacked"),
+                       ("max_connections", "connections at the same time"),
+                       ("grace_s", "from SIGTERM to the end of the process, at the latest")):
         value = getattr(defaults, name)
         parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value,
                             help=f"{text} (%(default)s)")
@@ -49,16 +55,33 @@ def main(argv: list[str] | None = None) -> int:
     limits = Limits(**{name: getattr(arguments, name) for name in Limits.__dataclass_fields__})
     try:
         service = Service(arguments.models, limits)
-        asyncio.run(serve(service, arguments.host, arguments.rest_port, arguments.grpc_port))
+        asyncio.run(serve(service, arguments.host, arguments.rest_port, arguments.grpc_port,
+                          stopping=lambda: _end_within(limits.grace_s)))
     except ServeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    service.close()
+    service.close(1.0)   # nobody waits for an answer any more
     return 0
 
 
-async def serve(service: Service, host: str, rest_port: int, grpc_port: int, ready=print) -> None:
-    """Serves until SIGTERM or SIGINT, or until cancelled; `ready` is told the addresses in one line each.
+def _end_within(grace_s):
+    """Ends this process after so many seconds, whatever it does then: TensorFlow may be in a call that hangs."""
+    def end():
+        log.error("work was still going on %g s after the signal; the process ends without it", grace_s)
+        logging.shutdown()
+        os._exit(1)
+
+    timer = threading.Timer(grace_s, end)
+    timer.daemon = True
+    timer.start()
+
+
+async def serve(service: Service, host: str, rest_port: int, grpc_port: int, ready=print,
+                stopping=lambda: None) -> None:
+    """Serves until SIGTERM or SIGINT, or until cancelled; `ready` gets the addresses in one line each.
+
+    Args:
+        stopping: is called at the signal.
 
     Raises:
         ServeError: an address cannot be had.
@@ -75,11 +98,11 @@ async def serve(service: Service, host: str, rest_port: int, grpc_port: int, rea
     web = _Web(uvicorn.Config(
         rest.make_app(service), http=_Http, ws="none", lifespan="off", log_level="warning", access_log=False,
         limit_concurrency=limits.max_connections, timeout_keep_alive=min(30.0, limits.deadline_s),
-        timeout_graceful_shutdown=int(limits.deadline_s) + 1))
+        timeout_graceful_shutdown=limits.drain_s))
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):   # not the main thread: no signals
-            loop.add_signal_handler(number, ended.set)
+            loop.add_signal_handler(number, lambda: (ended.set(), stopping()))
     await rpc_server.start()
     serving = asyncio.create_task(web.serve([rest_socket]))
     for model in service.models.values():
@@ -94,13 +117,14 @@ async def serve(service: Service, host: str, rest_port: int, grpc_port: int, rea
         waiting.cancel()
         service.stopping = web.should_exit = True
         await asyncio.sleep(DRAIN_S)
-        await asyncio.gather(serving, rpc_server.stop(limits.deadline_s))
+        await asyncio.gather(serving, rpc_server.stop(limits.drain_s))
 
 
 class _Http(H11Protocol):
-    """uvicorn's, which waits for the first request of a connection, and for the rest of its head, for ever."""
+    """uvicorn's, which waits for ever: for the first request of a connection, for the rest of its head, and until its
+    answer is read."""
 
-    _timer = None
+    _timer = _reading = None
 
     def connection_made(self, transport):
         super().connection_made(transport)
@@ -109,10 +133,24 @@ class _Http(H11Protocol):
     def on_response_complete(self):
         super().on_response_complete()
         self._expect_request()
+        if self._reading is None and (unread := self.transport.get_write_buffer_size()):
+            self._expect_reading(unread)
 
     def connection_lost(self, exc):
         self._timer.cancel()
+        if self._reading is not None:
+            self._reading.cancel()
         super().connection_lost(exc)
+
+    def _expect_reading(self, unread):
+        self._reading = self.loop.call_later(self.timeout_keep_alive, self._unread, unread, self.cycle)
+
+    def _unread(self, before, cycle):
+        self._reading, unread = None, self.transport.get_write_buffer_size()
+        if unread > before - LEAST_READ and unread and cycle is self.cycle:   # a later answer shows that it reads
+            self.transport.abort()   # close() would wait until all is written
+        elif unread:
+            self._expect_reading(unread)
 
     def _expect_request(self):
         if self._timer is not None:

@@ -5,27 +5,36 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import json
 import math
+import time
+import zlib
 
 import fastapi
 import numpy as np
 import prometheus_client
 from starlette.requests import ClientDisconnect
 
-from tfhf.server.models import NotFound, Overloaded, RequestError, TooLate, signature_def
+from tfhf.server.models import NotFound, RequestError, Stopping, TooLate, UnknownLabel, signature_def
 from tfhf.server.service import Service, log
 from tfhf.wire import TYPE_NAMES, WireError, to_array
 
 _DEEPEST = 64
-# Bodies of the largest size that may be here at the same time, whole or in part: many that hang would fill the memory.
-_MOST_BODIES = 4
+_MOST_OBJECTS = 2**16   # {"b64": …} and rows with names: an empty one takes Python 200 bytes
+_GZIP, _AT_ONCE = 31, 2**16   # zlib's name of gzip; bytes that are unpacked at a time
 
 
 class TooLarge(RequestError):
     """The body is larger than `max_request_mb`."""
 
     status, code = 413, "INVALID_ARGUMENT"
+
+
+class UnknownEncoding(RequestError):
+    """The body is packed in another way than gzip."""
+
+    status = 415
 
 
 def make_app(service: Service) -> fastapi.FastAPI:
@@ -60,43 +69,58 @@ def make_app(service: Service) -> fastapi.FastAPI:
 
     @app.get("/v1/models/{name}")
     @app.get("/v1/models/{name}/versions/{version}")
-    async def status(name: str, version: str | None = None):
-        model = service.model(name, _number(version))
-        return _answer({"model_version_status": [{"version": str(model.version), "state": "AVAILABLE",
-                                                  "status": {"error_code": "OK", "error_message": ""}}]})
+    @app.get("/v1/models/{name}/labels/{label}")
+    async def status(name: str, version: str | None = None, label: str | None = None):
+        model = _model(service, name, version, label)
+        failed = service.failed[name] if version is None else {}
+        return _answer({"model_version_status": [
+            *(_version_status(number, "END", "UNKNOWN", reason) for number, reason in failed.items()),
+            _version_status(model.version, "AVAILABLE", "OK", "")]})
 
     @app.get("/v1/models/{name}/metadata")
     @app.get("/v1/models/{name}/versions/{version}/metadata")
-    async def metadata(name: str, version: str | None = None):
-        model = service.model(name, _number(version))
+    @app.get("/v1/models/{name}/labels/{label}/metadata")
+    async def metadata(name: str, version: str | None = None, label: str | None = None):
+        model = _model(service, name, version, label)
         signatures = {key: _json_signature(signature_def(each)) for key, each in model.signatures.items()}
         return _answer({"model_spec": {"name": model.name, "signature_name": "", "version": str(model.version)},
                         "metadata": {"signature_def": {"signature_def": signatures}}})
 
     @app.post("/v1/models/{name}:predict")
     @app.post("/v1/models/{name}/versions/{version}:predict")
-    async def predict(request: fastapi.Request, name: str, version: str | None = None):
-        model = service.model(name, _number(version))
-        loop, body = asyncio.get_running_loop(), bytearray()
-        try:
-            await _read_body(request, service, body)
-            name, given, row_format = await loop.run_in_executor(None, read_request, body, model)
-        finally:
-            service.body_bytes -= len(body)
-        del body   # nobody needs it while the model works
-        answers = await service.predict(model, name, given)
-        return fastapi.Response(await loop.run_in_executor(None, write_answer, answers, row_format),
+    @app.post("/v1/models/{name}/labels/{label}:predict")
+    async def predict(request: fastapi.Request, name: str, version: str | None = None, label: str | None = None):
+        deadline = time.monotonic() + service.limits.deadline_s
+        model = _model(service, name, version, label)
+        packed = _is_packed(request)
+        with service.holding() as held, _ended(service):
+            body = await _read_body(request, service.limits, held, deadline)
+
+            def read():
+                return read_request(_unzipped(body, service.limits) if packed else body, model,
+                                    service.limits.max_values)
+
+            name, given, row_format = await service.read(read, deadline=deadline)
+            held.set(sum(map(_bytes_of, given.values())))
+            del body, read   # nobody needs it while the model works
+            answers = await service.predict(model, name, given, deadline)
+        return fastapi.Response(await service.read(write_answer, answers, row_format, deadline=deadline),
                                 media_type="application/json")
 
     return app
 
 
-def read_request(body, model) -> tuple[str, dict, bool]:
+def read_request(body, model, max_values: int = 2**22) -> tuple[str, dict, bool]:
     """The JSON of a predict request, bytes or bytearray -> (signature name, named arrays, whether in the row format).
 
     Raises:
-        RequestError: no JSON, neither `instances` nor `inputs`, values that make no array.
+        RequestError: no JSON, too many values, neither `instances` nor `inputs`, values that make no array.
     """
+    # Before Python makes an object of each; a text may have commas as well, so this is an upper bound.
+    values, objects = 1 + body.count(b",") + body.count(b"["), body.count(b"{")
+    if values > max_values or objects > _MOST_OBJECTS:
+        raise RequestError(f"the body has {values} values and {objects} objects, by its commas and brackets; expected "
+                           f"at most {max_values} and {_MOST_OBJECTS}")
     try:
         request = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -207,6 +231,24 @@ def _json_signature(told):
             "method_name": told["method_name"]}
 
 
+@contextlib.contextmanager
+def _ended(service):
+    """A context whose cancelling, once the server ends, is an answer."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not service.stopping:
+            raise
+        raise Stopping("the server has ended") from None
+
+
+def _model(service, name, version, label):
+    model = service.model(name, _number(version))
+    if label is not None:
+        raise UnknownLabel(label)
+    return model
+
+
 def _number(version):
     if version is None:
         return None
@@ -215,31 +257,65 @@ def _number(version):
     return int(version)
 
 
-async def _read_body(request, service, body) -> None:
-    """Into `body`, which must be there in time and no larger than it may; all that are here count in `body_bytes`."""
-    limits = service.limits
+def _version_status(version, state, code, message):
+    return {"version": str(version), "state": state, "status": {"error_code": code, "error_message": message}}
+
+
+def _is_packed(request):
+    """Whether the body is packed by gzip, as TF Serving takes it."""
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity", "gzip", "x-gzip"):
+        raise UnknownEncoding(f"Content-Encoding: {encoding[:40]!r}, expected gzip or none")
+    return encoding.endswith("gzip")
+
+
+def _unzipped(body, limits):
+    """The unpacked body: gzip's members one after the other, no larger than a request may be."""
+    unpacked, member = bytearray(), zlib.decompressobj(wbits=_GZIP)
+    try:
+        for begin in range(0, len(body), _AT_ONCE):
+            packed = bytes(body[begin:begin + _AT_ONCE])
+            while packed:
+                if member.eof:
+                    member = zlib.decompressobj(wbits=_GZIP)
+                unpacked += member.decompress(packed, _AT_ONCE)
+                packed = member.unused_data if member.eof else member.unconsumed_tail
+                if len(unpacked) > limits.max_request_bytes:
+                    raise TooLarge(f"unpacked the request is larger than {limits.max_request_mb:g} MB")
+            while not member.eof and (more := member.decompress(b"", _AT_ONCE)):   # what it still holds
+                unpacked += more
+    except zlib.error as error:
+        raise RequestError(f"the body is not gzip: {error}") from error
+    if not member.eof:
+        raise RequestError("the body is cut off, expected all of gzip's bytes")
+    return unpacked
+
+
+def _bytes_of(array):
+    return sum(map(len, array.reshape(-1).tolist())) if array.dtype == object else array.nbytes
+
+
+async def _read_body(request, limits, held, deadline) -> bytearray:
+    """The body, which must be here in time and no larger than it may be."""
+    body = bytearray()
 
     async def read():
         async for chunk in request.stream():
+            held.add(len(chunk))
             body.extend(chunk)
-            service.body_bytes += len(chunk)
             if len(body) > limits.max_request_bytes:
                 raise TooLarge(f"the request is larger than {limits.max_request_mb:g} MB")
-            if (arriving := service.body_bytes) > _MOST_BODIES * limits.max_request_bytes:
-                service.body_bytes -= len(body)   # at once, or the others that arrive would be refused as well
-                body.clear()
-                raise Overloaded(f"requests of {arriving / 2**20:.0f} MB arrive at this time, of at most "
-                                 f"{_MOST_BODIES * limits.max_request_mb:g}: try later")
 
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limits.max_request_bytes:
         raise TooLarge(f"the request has {int(length) / 2**20:.1f} MB, expected at most {limits.max_request_mb:g}")
     try:
-        await asyncio.wait_for(read(), limits.deadline_s)
+        await asyncio.wait_for(read(), deadline - time.monotonic())
     except asyncio.TimeoutError:
         raise TooLate(f"the request did not arrive within {limits.deadline_s:g} s") from None
     except ClientDisconnect as error:
         raise RequestError("the client went before its request had arrived") from error   # told to nobody
+    return body
 
 
 def _answer(content, status=200):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from tfhf.server.models import RequestError, Stopping, signature_def
+from tfhf.server.models import RequestError, Stopping, UnknownLabel, signature_def
 from tfhf.server.service import Limits, Service, log
-from tfhf.wire import AVAILABLE, MESSAGES, WireError, from_tensor, to_tensor
+from tfhf.wire import AVAILABLE, END, MESSAGES, WireError, from_tensor, to_tensor
 
 _INVALID = object()   # bytes that are no such message
 
@@ -73,6 +74,8 @@ def _handler(service, function):
 
 
 def _model(service, spec):
+    if spec.version_label:
+        raise UnknownLabel(spec.version_label)
     return service.model(spec.name, spec.version.value if spec.HasField("version") else None)
 
 
@@ -83,12 +86,19 @@ def _fill_spec(spec, model, signature=""):
 
 async def _predict(service, request, context):
     model, signature = _model(service, request.model_spec), request.model_spec.signature_name
-    loop = asyncio.get_running_loop()
+    limits, left_s = service.limits, context.time_remaining()
+    deadline = time.monotonic() + min(limits.deadline_s, limits.deadline_s if left_s is None else left_s)
 
     def read():
-        return {name: from_tensor(tensor) for name, tensor in request.inputs.items()}
+        tensors = request.inputs
+        model.signature(signature).check_stated(
+            {name: tuple(dim.size for dim in tensor.tensor_shape.dim) for name, tensor in tensors.items()},
+            limits.max_examples)
+        return {name: from_tensor(tensor, limits.max_request_bytes) for name, tensor in tensors.items()}
 
-    answers = await service.predict(model, signature, await loop.run_in_executor(None, read), context.time_remaining())
+    with service.holding() as held:
+        held.set(request.ByteSize())
+        answers = await service.predict(model, signature, await service.read(read, deadline=deadline), deadline)
     wanted = list(request.output_filter) or list(answers)
     if set(wanted) - set(answers):
         raise RequestError(f"output_filter: got {sorted(wanted)[:8]}, expected some of {sorted(answers)}")
@@ -100,7 +110,7 @@ async def _predict(service, request, context):
             response.outputs[name].CopyFrom(to_tensor(answers[name]))
         return response
 
-    return await loop.run_in_executor(None, write)
+    return await service.read(write, deadline=deadline)
 
 
 async def _metadata(service, request, context):
@@ -128,6 +138,10 @@ async def _metadata(service, request, context):
 async def _status(service, request, context):
     model = _model(service, request.model_spec)
     response = MESSAGES["GetModelStatusResponse"]()
+    if not request.model_spec.HasField("version"):
+        for version, reason in service.failed[model.name].items():
+            entry = response.model_version_status.add(version=version, state=END)
+            entry.status.error_code, entry.status.error_message = grpc.StatusCode.UNKNOWN.value[0], reason
     entry = response.model_version_status.add(version=model.version, state=AVAILABLE)
     entry.status.SetInParent()
     return response
