@@ -10,12 +10,13 @@ from tests.demo.stub import STUBS, png
 from tfhf.client import ClientError, wav_bytes
 from tfhf.demo.answers import Answers
 from tfhf.demo.page import CSS, THEME, make_page
+from tfhf.demo.uploads import Uploads
 
 
 def made(kind, **options):
     """-> (the page, what its button calls, the client)"""
     client = STUBS[kind]()
-    page = make_page(Answers(client, "some<model>"), **options)
+    page = make_page(Answers(client, "some<model>"), Uploads("uploads"), **options)
     function, = [each.fn for each in page.fns.values() if each.fn.__name__ == "run"]
     return page, function, client
 

@@ -23,6 +23,7 @@ from tfhf.data.labels import class_names
 from tfhf.demo.answers import DEADLINE_S, Answers, DemoError
 from tfhf.demo.page import launch, make_page
 from tfhf.demo.pictures import landscape
+from tfhf.demo.uploads import Uploads
 from tfhf.export import DESCRIPTION
 from tfhf.server import rpc
 from tfhf.server.models import find_models
@@ -75,9 +76,10 @@ class Demo:
             if not os.path.isfile(path):
                 raise DemoError(f"{path}: no such file, expected a recording or an image to offer as an example")
         with contextlib.ExitStack() as stack:
-            page = _opened(stack, model, export, server, names, files)
+            page, uploads = _opened(stack, model, export, server, names, files)
             stack.callback(page.close, verbose=False)
-            self.address, self.public_address = launch(page, host, port or _free_port(host), share)
+            uploads.keep()
+            self.address, self.public_address = launch(page, uploads, host, port or _free_port(host), share)
             self._stack = stack.pop_all()
 
     def close(self) -> None:
@@ -92,10 +94,11 @@ class Demo:
 
 
 def _opened(stack, model, export, server, names, files):
-    """The page before it is launched; what it needs is open until `stack` closes."""
+    """-> (the page before it is launched, its uploads); what it needs is open until `stack` closes."""
     work = stack.enter_context(tempfile.TemporaryDirectory(prefix="tfhf-demo-", ignore_cleanup_errors=True))
+    folder_of_uploads = os.path.join(work, "uploads")
     stack.enter_context(_environment(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1",
-                                     GRADIO_TEMP_DIR=os.path.join(work, "uploads")))
+                                     GRADIO_TEMP_DIR=folder_of_uploads))
     where = "this machine" if server is None else server
     if server is None:
         folder, told = find_export(model, export)
@@ -110,7 +113,8 @@ def _opened(stack, model, export, server, names, files):
     if not files and answers.kind in ("depth", "disparity", "enlarged", "image_labels"):
         files = [os.path.join(work, "landscape.png")]
         Path(files[0]).write_bytes(tf.io.encode_png(landscape()).numpy())
-    return make_page(answers, files, where)
+    uploads = Uploads(folder_of_uploads, files)
+    return make_page(answers, uploads, files, where), uploads
 
 
 def find_export(model: str, folder) -> tuple[str, tuple]:

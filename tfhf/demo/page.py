@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from tfhf.client import ClientError
 from tfhf.data.audio import AudioError
 from tfhf.data.image import ImageError
 from tfhf.demo.answers import Answers, DemoError
+from tfhf.demo.uploads import MAX_FILE_MB, BoundedRequests, Uploads
 
-MAX_FILE_SIZE = "32mb"
+MAX_FILE_SIZE = f"{MAX_FILE_MB}mb"
 WAITING = 16          # people who wait for an answer; more are told to try later
 KEEP_S = 3600         # uploads are deleted after an hour at the latest
 THEME = gr.themes.Soft(
@@ -63,10 +65,11 @@ class _About:
     examples: tuple = ()
 
 
-def make_page(answers: Answers, examples=(), where="") -> gr.Blocks:
+def make_page(answers: Answers, uploads: Uploads, examples=(), where="") -> gr.Blocks:
     """The page of a model.
 
     Args:
+        uploads: the only files that it reads.
         examples: paths of files to offer, of recordings or images.
         where: what the page says of where its answers come from.
     """
@@ -78,6 +81,8 @@ def make_page(answers: Answers, examples=(), where="") -> gr.Blocks:
         with gr.Row(equal_height=False):
             with gr.Column(min_width=300):
                 given = [about.given(answers)]
+                if not isinstance(given[0], gr.Textbox):
+                    _take_only(given[0], uploads)
                 offered = list(examples) or list(about.examples)
                 if answers.kind == "continuation" and answers.samples:
                     with gr.Accordion("Sampling", open=False):
@@ -94,6 +99,7 @@ def make_page(answers: Answers, examples=(), where="") -> gr.Blocks:
 
         def run(*values):
             begin = time.perf_counter()
+            uploads.has_room()   # the pictures of the answers lie there as well
             try:
                 results, line = about.answer(answers, *values)
             except (DemoError, AudioError, ImageError, ClientError) as error:
@@ -107,7 +113,27 @@ def make_page(answers: Answers, examples=(), where="") -> gr.Blocks:
     return page
 
 
-def launch(page: gr.Blocks, host: str, port: int, share: bool) -> tuple[str, str | None]:
+def _take_only(component, uploads):
+    """A component of files gives the paths of `uploads`, and no other. Of its own accord Gradio checks a path only if
+    the visitor marks it as one, fetches what is an address, and opens images, to answer a broken one with "Error"."""
+    move = component.async_move_resource_to_block_cache
+
+    def checked(path):
+        try:
+            return uploads.checked(path)
+        except DemoError as error:
+            raise gr.Error(html.escape(str(error)), print_exception=False) from error
+
+    def preprocess(payload):
+        return checked(payload.path) if payload and payload.path else None
+
+    async def move_checked(path):
+        return await move(checked(path))
+
+    component.preprocess, component.async_move_resource_to_block_cache = preprocess, move_checked
+
+
+def launch(page: gr.Blocks, uploads: Uploads, host: str, port: int, share: bool) -> tuple[str, str | None]:
     """Serves the page in threads until `page.close()`; -> (its address here, its public address if `share`).
 
     Raises:
@@ -117,7 +143,8 @@ def launch(page: gr.Blocks, host: str, port: int, share: bool) -> tuple[str, str
         _, here, public = page.launch(
             server_name=host, server_port=port, share=share, prevent_thread_lock=True, quiet=True, show_error=False,
             inbrowser=False, max_file_size=MAX_FILE_SIZE, footer_links=["settings"], run_history=False,
-            enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False, theme=THEME, css=CSS)
+            enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False, theme=THEME, css=CSS,
+            app_kwargs={"middleware": [Middleware(BoundedRequests, uploads=uploads)]})
     except OSError as error:
         raise DemoError(f"{host}:{port}: {error}; expected a free port (--port, 0: any)") from error
     except ValueError as error:   # Gradio's own visit to the page, which waits for three seconds
@@ -138,11 +165,8 @@ def _sound(answers):
 
 
 def _image(_):
-    image = gr.Image(sources=["upload", "webcam", "clipboard"], type="filepath", image_mode=None, label="Image",
-                     height=320, buttons=[], elem_id="given")
-    # Gradio would open the file here, and answer a broken one with no more than "Error"; `Answers` says what is wrong.
-    image.preprocess = lambda payload: payload.path if payload else None
-    return image
+    return gr.Image(sources=["upload", "webcam", "clipboard"], type="filepath", image_mode=None, label="Image",
+                    height=320, buttons=[], elem_id="given")
 
 
 def _prompt(label, placeholder):
