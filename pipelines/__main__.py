@@ -203,9 +203,9 @@ def bench_data(arguments) -> None:
 
 
 def serve_data(arguments) -> None:
-    from tfhf.input_service import InputServer, own_address
+    from tfhf.input_service import InputServer
 
-    server = InputServer(load_task, arguments.port, arguments.host or own_address())
+    server = InputServer(load_task, arguments.port, arguments.host, arguments.records or ())
     print(f"serving: input_servers={server.address}", flush=True)
     server.run()
 
@@ -244,7 +244,10 @@ def parser() -> argparse.ArgumentParser:
     serve = data.add_parser("serve", help="prepare batches for runs on other machines (their input_servers)")
     serve.set_defaults(action=serve_data, command="serve")
     serve.add_argument("--port", type=int, default=5050, help="and the two ports behind it (%(default)s)")
-    serve.add_argument("--host", help="the name by which the runs reach this machine; default: its address")
+    serve.add_argument("--host", default="127.0.0.1", help="where it listens, the address by which the runs reach this "
+                       "machine (%(default)s: runs on this machine only); it knows no passwords")
+    serve.add_argument("--records", action="append", metavar="FOLDER", help="records below this folder only, local or "
+                       "gs://; may be given several times")
     for name, action, text in (
         ("train", train, "train a task, or go on where it stopped"),
         ("evaluate", evaluate, "score a checkpoint"),

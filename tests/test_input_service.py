@@ -195,7 +195,7 @@ def test_what_cannot_be_served_is_told(servers, folder, tmp_path):
 
 def test_a_server_refuses_other_records_and_versions(folder):
     server = object.__new__(InputServer)   # without its ports
-    server._load_task = input_server.load_task
+    server._load_task, server._records = input_server.load_task, []
     config = config_of(folder, input_servers=("a:1",))
     request = {"task": "toy", "config": json.loads(json.dumps(config.to_dict())), "host_index": 0,
                "batches": Batches("train", True, 0, 4).to_dict(), "records": {}, "versions": {"tfhf": "0.0"}}

@@ -60,6 +60,37 @@ def test_bad_tensors_are_told(change, words):
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize("dtype, field, values, words", [
+    (4, "int_val", [300], "uint8: 300, expected 0 to 255"), (4, "int_val", [300, 5], "uint8: 300"),
+    (4, "int_val", [-1], "uint8: -1"), (6, "int_val", [200], "int8: 200, expected -128 to 127"),
+    (6, "int_val", [0, -129], "int8: -129"), (5, "int_val", [70000], "int16: 70000"),
+    (17, "int_val", [-1], "uint16: -1"), (17, "int_val", [2**16], "uint16: 65536"), (19, "half_val", [70000], "float16: 70000"),
+    (19, "half_val", [-1], "float16: -1"), (10, "tensor_content", b"\2", "bool: 2, expected 0 or 1"),
+])
+def test_values_out_of_range_are_refused(dtype, field, values, words):
+    tensor = MESSAGES["TensorProto"](dtype=dtype, **{field: values})
+    tensor.tensor_shape.dim.add(size=len(values))
+    with pytest.raises(WireError, match=f"out of range for {words}"):
+        from_tensor(tensor)
+
+
+@pytest.mark.parametrize("shape", [(0, 1 << 62, 1 << 62), (1,) * 65, (0,) * 300, (1 << 40, 0, 1 << 40)])
+def test_shapes_that_no_array_has_are_refused(shape):
+    tensor = MESSAGES["TensorProto"](dtype=4, int_val=[] if 0 in shape else [1])
+    for size in shape:
+        tensor.tensor_shape.dim.add(size=size)
+    with pytest.raises(WireError, match="of which there is no array"):
+        from_tensor(tensor)
+
+
+def test_a_string_is_repeated_within_bounds():
+    tensor = MESSAGES["TensorProto"](dtype=7, string_val=[b"x" * 1000])
+    tensor.tensor_shape.dim.add(size=100)
+    assert from_tensor(tensor).tolist() == [b"x" * 1000] * 100
+    with pytest.raises(WireError, match="one value stands for at most 1048576, and for 99999 bytes"):
+        from_tensor(tensor, 99_999)
+
+
 def test_python_values():
     assert to_array([["é", b"x"], ["", "y"]]).tolist() == [["é".encode(), b"x"], [b"", b"y"]]
     assert to_array([1, 2.5]).dtype == np.float32 and to_array([1, 2]).dtype == np.int64

@@ -8,7 +8,8 @@ has of them is a graph without Python: each host of a pod reads from its own ser
 into the process that drives the pod for every batch.
 
 Ports, from the one that is given: requests (HTTP, JSON), dispatcher, worker (both gRPC). None of them asks who is
-there: let only the network of the run reach them.
+there. So they listen on the loopback, unless the server has another address (`--host`): then let only the network of
+the run reach them, since whoever reaches the dispatcher can read files of this machine through TensorFlow's graphs.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import http.server
+import ipaddress
 import json
 import os
 import socket
+import stat
 import sys
 import threading
 import time
@@ -31,6 +34,7 @@ import tensorflow as tf
 
 import tfhf
 from tfhf.config import Config
+from tfhf.data import storage
 from tfhf.data.pipeline import evaluation_batches, finished, normalised, training_batches
 from tfhf.run_config import RunConfig, records_of
 
@@ -38,11 +42,16 @@ ANSWER_S = 120.0   # a server opens the records before it answers
 HEARTBEAT_MS = 500   # a worker that missed being told of a dataset learns of it then, not after TensorFlow's 30 s
 PING_S = 5.0
 LOST_S = 60.0
+MAX_REQUEST_BYTES, REQUEST_S, MAX_REQUESTS = 2**20, 30.0, 64   # of one; for it to come; at the same time
 _service = tf.data.experimental.service
 
 
 class InputServiceError(ValueError):
     """An input server that cannot be had, is gone, or has other records or another version; the message names it."""
+
+
+class _Refused(InputServiceError):
+    """What whoever asks may know: it names nothing of this machine."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,41 +167,61 @@ class InputServer:
     Args:
         load_task: name of a task -> an object with the Task's class as TASK.
         port: of requests; the two behind it are the dispatcher's and the worker's.
-        host: the name by which runs reach this machine.
+        host: where it listens, the name by which runs reach this machine. One of the loopback: only runs on this
+            machine reach it. Otherwise TensorFlow's two ports listen on all addresses; there is no setting for that.
+        records: folders, local or gs://, below which the records have to lie that a run may ask for; () for anywhere.
 
     Raises:
-        InputServiceError: one of the ports is taken.
+        InputServiceError: one of the ports is taken; TensorFlow's ports cannot be kept on the loopback.
     """
 
-    def __init__(self, load_task: Callable[[str], Any], port: int, host: str):
+    def __init__(self, load_task: Callable[[str], Any], port: int, host: str, records: Iterable[str] = ()):
+        if host in ("", "0.0.0.0", "::"):
+            raise InputServiceError(f"--host: got {host!r}, expected the address by which the runs reach this machine")
         self._load_task = load_task
+        self._records = [_plain(folder) for folder in records]
         self.address, self.dispatcher = f"{host}:{port}", f"{host}:{port + 1}"
         _ask_no_proxy(["localhost", host])
         try:
-            self._http = http.server.ThreadingHTTPServer(("", port), self._handler())
+            self._http = _Requests((host, port), self._handler())
             self._dispatcher = _service.DispatchServer(_service.DispatcherConfig(port=port + 1, protocol="grpc"))
             self._worker = _service.WorkerServer(_service.WorkerConfig(
                 dispatcher_address=f"localhost:{port + 1}", worker_address=f"{host}:{port + 2}", port=port + 2,
                 protocol="grpc", heartbeat_interval_ms=HEARTBEAT_MS))
         except (OSError, RuntimeError, tf.errors.OpError) as error:
             raise InputServiceError(f"input server: the ports {port} to {port + 2} cannot be had ({error}); expected "
-                                    "three free ports of this machine, --port") from error
+                                    "three free ports of this machine, --port, and its address, --host") from error
+        if _is_loopback(host):
+            _keep_on_loopback({port + 1, port + 2})
 
     def run(self) -> None:
         """Answers until the process ends."""
         self._http.serve_forever()
 
     def prepare(self, request: dict) -> dict:
-        """A request as `served_batches` makes it -> {"dispatcher", "dataset_id"}: where the batches are."""
+        """A request as `served_batches` makes it -> {"dispatcher", "dataset_id"}: where the batches are.
+
+        Raises:
+            _Refused: why, in words that anybody may read; other errors: in words that name files of this machine.
+        """
+        if not isinstance(request, dict) or not isinstance(request.get("task"), str):
+            raise _Refused("expected a request of a run with `input_servers`")
         if request["versions"] != _versions():
-            raise InputServiceError(f"got a run with {request['versions']}, expected {_versions()}, what is here")
-        task_class = self._load_task(request["task"]).TASK
+            raise _Refused(f"got a run with {str(request['versions'])[:200]}, expected {_versions()}, what is here")
+        try:
+            task_class = self._load_task(request["task"]).TASK
+        except ValueError as error:
+            raise _Refused(f"unknown task {request['task'][:80]!r}") from error
         config = RunConfig.from_dict(request["config"], task=task_class.Config)
         what = Batches.from_dict(request["batches"])
+        for path in (config.data.mixture if what.training else ()) or (config.data.path,):
+            folder = storage.join(path, what.split)
+            if self._records and not any(_is_below(folder, allowed) for allowed in self._records):
+                raise _Refused("the records of the run lie outside of the folders of --records")
         found = records_of(config.data, what.split, what.training)
         if found != request["records"]:
-            raise InputServiceError(f"the records here are {found}, those of the run {request['records']}; expected "
-                                    "the same: a bucket, or a folder that both mount")
+            raise _Refused(f"the records here are {found}, those of the run {request['records']}; expected the same: a "
+                           "bucket, or a folder that both mount")
         dataset = host_batches(task_class(config.task), config, what, len(config.input_servers), request["host_index"],
                                False)
         given = _service.register_dataset(f"grpc://{self._local_dispatcher}", dataset.enumerate(), compression=None,
@@ -209,16 +238,35 @@ class InputServer:
         server = self
 
         class _Handler(http.server.BaseHTTPRequestHandler):
+            timeout = REQUEST_S   # of each read
+
             def do_GET(self):
                 self._answer(200, {"tfhf": "input server", "versions": _versions()})
 
             def do_POST(self):
                 try:
-                    request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                    self._answer(200, server.prepare(request))
-                except (ValueError, OSError, KeyError, TypeError) as error:   # ours are ValueErrors
-                    print(f"refused: {error!r}", file=sys.stderr, flush=True)
-                    self._answer(400, {"error": str(error)})
+                    self._answer(200, server.prepare(json.loads(self._body())))
+                except _Refused as error:
+                    self._refuse(error, str(error))
+                except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError,
+                        tf.errors.OpError) as error:   # its words may name files
+                    self._refuse(error, "the request cannot be served; the log of this input server says why")
+
+            def _body(self):
+                length = self.headers.get("Content-Length", "")
+                if not length.isascii() or not length.isdigit() or not 0 < int(length[:20]) <= MAX_REQUEST_BYTES:
+                    raise _Refused(f"Content-Length: got {length[:40]!r}, expected 1 to {MAX_REQUEST_BYTES}")
+                data, end = b"", time.monotonic() + REQUEST_S
+                while len(data) < int(length):
+                    part = self.rfile.read1(int(length) - len(data))
+                    if not part or time.monotonic() > end:
+                        raise _Refused(f"got {len(data)} bytes of {length} within {REQUEST_S:g} s")
+                    data += part
+                return data
+
+            def _refuse(self, error, told):
+                print(f"refused: {error!r}", file=sys.stderr, flush=True)
+                self._answer(400, {"error": told})
 
             def _answer(self, status, content):
                 data = json.dumps(content).encode("utf-8")
@@ -233,18 +281,75 @@ class InputServer:
         return _Handler
 
 
-def own_address() -> str:
-    """The address of this machine in its network.
+class _Requests(http.server.ThreadingHTTPServer):
+    """A thread for each request, and so many at most; more are hung up."""
+
+    def __init__(self, *arguments):
+        self._free = threading.BoundedSemaphore(MAX_REQUESTS)
+        super().__init__(*arguments)
+
+    def process_request(self, request, client_address):
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request, client_address):
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request, client_address):
+        print(f"a request from {client_address[0]} ended with {sys.exc_info()[1]!r}", file=sys.stderr, flush=True)
+
+
+def _is_loopback(host):
+    """Whether a name or address is of this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _keep_on_loopback(ports):
+    """Makes what listens on these ports in this process take connections of the loopback device only.
+
+    TensorFlow's servers listen on all addresses, and have no setting for it.
 
     Raises:
-        InputServiceError: there is no network.
+        InputServiceError: this system cannot.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))   # of no machine (RFC 5737); nothing is sent, only the way is chosen
-        except OSError as error:
-            raise InputServiceError(f"this machine's address: {error}; expected it as --host") from error
-        return probe.getsockname()[0]
+    kept = set()
+    try:
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):   # of listdir itself
+                if not stat.S_ISSOCK(os.stat(f"/proc/self/fd/{name}").st_mode):
+                    continue
+                with socket.socket(fileno=os.dup(int(name))) as found:
+                    if (found.family in (socket.AF_INET, socket.AF_INET6) and found.getsockname()[1] in ports
+                            and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)):
+                        found.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0")
+                        kept.add(found.getsockname()[1])
+    except (OSError, AttributeError) as error:   # not Linux, or a kernel before 5.7
+        raise InputServiceError(_NO_LOOPBACK.format(error)) from error
+    if kept != ports:
+        raise InputServiceError(_NO_LOOPBACK.format(f"of {sorted(ports)} found {sorted(kept)}"))
+
+
+_NO_LOOPBACK = ("input server: this system cannot keep TensorFlow's ports on the loopback ({}); expected Linux 5.7 or "
+                "later, or --host ADDRESS, behind a firewall")
+
+
+def _plain(path):
+    """A folder without `..` and links, so that what lies below it begins with it."""
+    scheme, found, rest = path.partition("://")
+    return f"{scheme}://{os.path.normpath(rest)}" if found else os.path.realpath(path)
+
+
+def _is_below(path, folder):
+    plain = _plain(path)
+    return plain == folder or plain.startswith(folder.rstrip("/") + "/")
 
 
 def _ask(server: str, request: dict) -> dict:

@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Echo(tf.Module):
-    """Strings: how long they are, and themselves; an empty one is refused, and "wait" takes half a second."""
+    """Strings: how long they are, and themselves; an empty one is refused, "wait" takes half a second, "forever" hours.
+    """
 
     def __init__(self):
         super().__init__()
@@ -30,6 +31,7 @@ class Echo(tf.Module):
         told = ["RecordError: an empty text, expected at least one letter"]
         with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(length > 0), told)]):
             rounds = tf.where(tf.reduce_any(tf.equal(text, "wait")), 100_000, 0)
+            rounds = tf.where(tf.reduce_any(tf.equal(text, "forever")), tf.int32.max, rounds)
         waited = tf.while_loop(lambda i, _: i < rounds, lambda i, x: (i + 1, tf.sin(x + 1.0)), [0, 0.0])[1]
         return {"length": length, "echo": tf.strings.join([text, "!"]),
                 "half": tf.cast(length, tf.float32) / self.scale + 0.0 * waited}

@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -26,7 +27,7 @@ from tfhf.demo.pictures import landscape
 from tfhf.demo.uploads import Uploads
 from tfhf.export import DESCRIPTION
 from tfhf.server import rpc
-from tfhf.server.models import find_models
+from tfhf.server.models import ServeError, find_models, find_versions
 from tfhf.server.service import Limits, Service
 
 LIMITS, FIRST_DEADLINE_S = Limits(deadline_s=DEADLINE_S), 10.0
@@ -101,9 +102,8 @@ def _opened(stack, model, export, server, names, files):
                                      GRADIO_TEMP_DIR=folder_of_uploads))
     where = "this machine" if server is None else server
     if server is None:
-        folder, told = find_export(model, export)
-        names = told or names
-        server = stack.enter_context(serving(model, folder))
+        folder, server = _serve_newest(stack, model, export)
+        names = _names_of(model, folder) or names
     else:
         with Client(server, model, deadline_s=FIRST_DEADLINE_S) as first:   # long enough for one that is there
             if not first.ready():
@@ -123,16 +123,46 @@ def find_export(model: str, folder) -> tuple[str, tuple]:
     Raises:
         DemoError: there is none, or that of another task.
     """
+    found = find_models([f"{model}={_folder_of(model, folder)}"])[model][1]
+    return found, _names_of(model, found)
+
+
+def _folder_of(model, folder):
     folder = Path(folder)
     folder = folder / model if (folder / model).is_dir() else folder
     if not folder.is_dir():
         raise DemoError(f"{folder}: no export here, expected the folder of `tfhf export {model}`; write it first")
-    found = find_models([f"{model}={folder}"])[model][1]
-    description = Path(found, "assets.extra", DESCRIPTION)
-    told = json.loads(description.read_text("utf-8")) if description.is_file() else {"task": model, "config": {}}
-    if told["task"] != model:
-        raise DemoError(f"{found}: an export of {told['task']}, expected one of {model}")
-    return found, tuple(told["config"].get("classes") or ())
+    return folder
+
+
+def _names_of(model, version):
+    """The names of the classes that the description of an export has."""
+    description = Path(version, "assets.extra", DESCRIPTION)
+    if not description.is_file():
+        return ()
+    try:
+        told = json.loads(description.read_text("utf-8"))
+        task, classes = told["task"], tuple(told["config"].get("classes") or ())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DemoError(f"{description}: cannot be read ({error!r}), expected what `tfhf export` writes") from error
+    if task != model:
+        raise DemoError(f"{version}: an export of {task}, expected one of {model}")
+    return classes
+
+
+def _serve_newest(stack, model, folder):
+    """-> (the newest version of an export that can be loaded, the address of its server, which `stack` ends)."""
+    versions, errors = find_versions([f"{model}={_folder_of(model, folder)}"])[model], []
+    for _, version in sorted(versions.items(), reverse=True):
+        try:
+            server = stack.enter_context(serving(model, version))
+        except ServeError as error:
+            errors.append(error)
+            continue
+        for error in errors:
+            print(f"error: {error}; {version} is shown instead", file=sys.stderr)
+        return version, server
+    raise errors[0]
 
 
 @contextlib.contextmanager

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import signal
 import socket
 import sys
+import termios
 import threading
 
 import uvicorn
@@ -19,7 +21,8 @@ from tfhf.server import rest, rpc
 from tfhf.server.models import ServeError
 from tfhf.server.service import Limits, Service, log
 
-LEAST_READ = 2**16   # bytes that a client has to read of its answer, within the deadline, or lose its connection
+# Bytes of its answer that a client has to read in so many seconds, or within the deadline, or lose its connection.
+LEAST_READ, UNREAD_S = 2**16, 30.0
 DRAIN_S = 0.2   # from the signal, in which those who still ask are told to go elsewhere
 NOTE = "for a laptop, Colab and tests; in production let TF Serving serve the same folders (tpu_scripts/serve.sh)"
 
@@ -38,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
                        ("max_waiting", "examples that may wait for a model; more are refused with 429"),
                        ("max_examples", "examples of one request"),
                        ("max_values", "numbers, strings and lists in one request's JSON"),
-                       ("deadline_s", "the longest that a request may take, and that nobody reads its answer"),
+                       ("deadline_s", "the longest that a request may take"),
                        ("max_request_mb", "size of a request, unpacked"),
                        ("max_connections", "connections at the same time"),
                        ("grace_s", "from SIGTERM to the end of the process, at the latest")):
@@ -136,8 +139,8 @@ class _Http(H11Protocol):
     def on_response_complete(self):
         super().on_response_complete()
         self._expect_request()
-        if self._reading is None and (unread := self.transport.get_write_buffer_size()):
-            self._expect_reading(unread)
+        if self._reading is None and self.transport.get_write_buffer_size():
+            self._expect_reading()
 
     def connection_lost(self, exc):
         self._timer.cancel()
@@ -145,15 +148,19 @@ class _Http(H11Protocol):
             self._reading.cancel()
         super().connection_lost(exc)
 
-    def _expect_reading(self, unread):
-        self._reading = self.loop.call_later(self.timeout_keep_alive, self._unread, unread, self.cycle)
+    def _expect_reading(self):
+        unread = self.transport.get_write_buffer_size() + _unread_of(self.transport)
+        self._reading = self.loop.call_later(min(UNREAD_S, self.timeout_keep_alive), self._unread, unread, self.cycle)
 
     def _unread(self, before, cycle):
-        self._reading, unread = None, self.transport.get_write_buffer_size()
-        if unread > before - LEAST_READ and unread and cycle is self.cycle:   # a later answer shows that it reads
+        self._reading = None
+        if not self.transport.get_write_buffer_size():
+            return
+        unread = self.transport.get_write_buffer_size() + _unread_of(self.transport)
+        if unread > before - LEAST_READ and cycle is self.cycle:   # a later answer shows that it reads
             self.transport.abort()   # close() would wait until all is written
-        elif unread:
-            self._expect_reading(unread)
+        else:
+            self._expect_reading()
 
     def _expect_request(self):
         if self._timer is not None:
@@ -163,6 +170,14 @@ class _Http(H11Protocol):
     def _late(self, last):
         if self.cycle is last and (last is None or last.response_complete):
             self.transport.close()
+
+
+def _unread_of(transport):
+    """Bytes that the kernel still has to deliver. It takes no more until a third of what it holds has been read."""
+    count = bytearray(4)
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, count)
+    return int.from_bytes(count, sys.byteorder)
 
 
 class _Web(uvicorn.Server):

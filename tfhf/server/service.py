@@ -16,7 +16,7 @@ from tfhf.server.batching import Batcher
 from tfhf.server.models import Model, NotFound, Overloaded, RequestError, TooLate, find_versions, newest_model
 
 log = logging.getLogger("tfhf.server")
-# Requests of the largest size that may be here at the same time, whole or in part: many that hang would fill the memory.
+# Requests of the largest size that may be here at the same time, whole or in part: many that hang would fill memory.
 _MOST_REQUESTS = 4
 # Python reads and writes one JSON at a time anyway; each of these has one in memory.
 _READERS = 2
@@ -32,7 +32,7 @@ class Limits:
         max_waiting: examples that may wait in a model's queue; more are refused at once.
         max_examples: of one request.
         max_values: numbers, strings and lists in the JSON of one request: each takes Python tens of bytes.
-        deadline_s: the longest that a request may take, from its first byte, and that its answer may lie unread.
+        deadline_s: the longest that a request may take, from its head to its answer.
         max_request_mb: size of a request, unpacked.
         max_connections: connections, and calls in progress, at the same time.
         grace_s: after a SIGTERM, at the latest, the process ends.
