@@ -26,7 +26,7 @@ from tfhf.config import Config
 from tfhf.data.augment import mixup_share
 from tfhf.data.image import MAX_PIXELS, read_image
 from tfhf.data.image_view import ImageView
-from tfhf.data.labels import check_classes, checked_label, class_names
+from tfhf.data.labels import check_model_labels, checked_label, class_names, labels_file
 from tfhf.data.schema import IMAGE_LABEL
 from tfhf.decoding.compile import compiled
 from tfhf.losses.cross_entropy import LabelCrossEntropy
@@ -49,7 +49,7 @@ MODELS = {**dict.fromkeys(ResNetConfig.sizes, ResNetForImageClassification),
 class ImageClassificationConfig(Config):
     """`model`: a size of MODELS; of `pretrained`, a folder or hub id, it tells the kind only; "scratch" begins with
     random weights. `new_head`: begin a new head, whatever the checkpoint has. Names of the classes: `classes`, or those
-    in `classes_file`, a JSON list; without either the numbers below `num_classes`. `mixup`: alpha; 0 is none."""
+    in `classes_file` (`labels_file`); without either the numbers below `num_classes`. `mixup`: alpha; 0 is none."""
 
     model: str
     pretrained: str = SCRATCH
@@ -71,14 +71,12 @@ class ImageClassificationTask(Task):  # images in, the name of a class out
         if config.model not in MODELS:
             raise TaskError(f"task.model: got {config.model!r}, expected one of {', '.join(MODELS)}")
         self.classes = class_names(config.classes, config.classes_file, config.num_classes)
+        self.record_classes = labels_file(config.classes_file)[1] if config.classes_file else ()
         self._best = None
 
     @classmethod
     def tiny(cls):
         return cls(ImageClassificationConfig("resnet8", classes=("a", "b", "c"), image=ImageView(16, 1)))
-
-    def check_records(self, manifest, folder):
-        check_classes(manifest, folder, len(self.classes), self.config.classes)
 
     def preprocess(self, example, bucket, training):
         o, seed, label = self.config, example["seed"], checked_label(example, len(self.classes))
@@ -94,7 +92,10 @@ class ImageClassificationTask(Task):  # images in, the name of a class out
         changes = {"num_labels": len(self.classes), "num_channels": o.image.channels}
         if o.pretrained == SCRATCH:
             return model_class(model_class.config_class.of_size(o.model, **changes))
-        return model_class.from_pretrained(o.pretrained, o.new_head, **changes)
+        model = model_class.from_pretrained(o.pretrained, o.new_head, **changes)
+        if not o.new_head:
+            check_model_labels(self, model.pretrained_folder)
+        return model
 
     def loss(self):
         return LabelCrossEntropy(self.config.label_smoothing)

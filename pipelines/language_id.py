@@ -26,6 +26,7 @@ import tensorflow as tf
 
 from tfhf.config import Config
 from tfhf.data.audio import load_audio, tone_wav
+from tfhf.data.labels import check_model_labels
 from tfhf.data.schema import SPEECH_TEXT, RecordError
 from tfhf.data.shapes import int16_window
 from tfhf.decoding.compile import compiled
@@ -90,7 +91,10 @@ class LanguageIdTask(Task):  # waveforms in, the name of a language out
                    "recompute_activations": o.recompute_activations}
         if o.pretrained == SCRATCH:
             return Wav2Vec2ForSequenceClassification(dataclasses.replace(o.model, **changes))
-        return Wav2Vec2ForSequenceClassification.from_pretrained(o.pretrained, o.new_head, **changes)
+        model = Wav2Vec2ForSequenceClassification.from_pretrained(o.pretrained, o.new_head, **changes)
+        if not o.new_head:
+            check_model_labels(self, model.pretrained_folder)
+        return model
 
     def loss(self):
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfhf.config import Config
-from tfhf.data.labels import checked_label
+from tfhf.data.labels import check_model_labels, checked_label
 from tfhf.data.schema import TEXT_LABEL
 from tfhf.data.text import read_text
 from tfhf.decoding.compile import compiled
@@ -91,6 +91,8 @@ class TextClassificationTask(Task):  # texts in, the name of a class out
         model = self.classifier.from_pretrained(o.pretrained, o.new_head, o.dropout, o.pooling,
                                                 num_labels=len(o.classes),
                                                 recompute_activations=o.recompute_activations)
+        if not o.new_head:
+            check_model_labels(self, model.pretrained_folder)
         return adapted(model, o.lora, "SEQ_CLS")
 
     def loss(self):

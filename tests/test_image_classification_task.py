@@ -130,6 +130,68 @@ def test_classes_other_than_the_records_own(tmp_path):
         run.train(TASK, config)
 
 
+def _named_records(tmp_path, name, classes, splits=("train", "test")):
+    for split in splits:
+        with RecordWriter(tmp_path / name, split, IMAGE_LABEL, options={"classes": classes}) as writer:
+            for example in _examples(6):
+                writer.write(example)
+    return tmp_path / name
+
+
+def test_classes_in_another_order_are_refused_wherever_they_meet(tmp_path):
+    """Training, resuming, evaluation, prediction and export: a checkpoint knows the names that it was trained on."""
+    records = _named_records(tmp_path, "records", ["a", "b", "c"])
+    turned = _named_records(tmp_path, "turned", ["a", "c", "b"])
+    labels = tmp_path / "names.json"
+    labels.write_text(json.dumps(["a", "b", "c"]))
+    task = dataclasses.replace(TASK.tiny().config, classes=(), classes_file=str(labels))
+    config = dataclasses.replace(RECIPES["mnist"], task=task).override([
+        f"output={tmp_path / 'run'}", f"data.path={records}", "batch_size=6", "eval_batch_size=6", "steps=2",
+        "optimizer.warmup_steps=1"])
+    with pytest.raises(RecordError, match="turned.train: its records call class 1 'c', but task.classes calls it 'b'"):
+        run.train(TASK, config.override([f"data.path={turned}"]))
+    run.train(TASK, config)
+    assert json.loads((tmp_path / "run" / "labels.json").read_text()) == ["a", "b", "c"]
+    with pytest.raises(RecordError, match="turned.test: its records call class 1 'c'"):
+        run.evaluate(TASK, config.override([f"data.path={turned}"]))
+    image = tmp_path / "image.png"
+    image.write_bytes(_image(1))
+    labels.write_text(json.dumps(["c", "b", "a"]))   # the same config, another file
+    for act in (lambda: run.train(TASK, config.override(["steps=4", "optimizer.decay_steps=2"])), lambda: run.evaluate(TASK, config),
+                lambda: run.predict(TASK, config, [image]), lambda: run.load_trained(TASK(task), config.output)):
+        with pytest.raises(TaskError, match="step-00000002 was trained with class 0 called 'a', but .* calls it 'c'"):
+            act()
+    # A task that knows numbers alone: the names are those of the records that it was trained on.
+    numbers = dataclasses.replace(task, classes_file="", num_classes=3)
+    config = dataclasses.replace(config, task=numbers, output=str(tmp_path / "numbers"))
+    run.train(TASK, config)
+    assert json.loads((tmp_path / "numbers" / "labels.json").read_text()) == ["a", "b", "c"]
+    with pytest.raises(RecordError, match="turned.test: its records call class 1 'c', but task.classes calls it 'b'"):
+        run.evaluate(TASK, config.override([f"data.path={turned}"]))
+    mixed = [f"data.mixture={records},{turned}", "data.mixture_weights=1,1", f"output={tmp_path / 'mixed'}"]
+    with pytest.raises(RecordError, match="turned.train: its records call class 1 'c', but task.classes calls it 'b'"):
+        run.train(TASK, config.override(mixed))
+    _named_records(tmp_path, "half", ["a", "b", "c"], ("train",))
+    _named_records(tmp_path, "half", ["b", "a", "c"], ("test",))
+    late = [f"data.path={tmp_path / 'half'}", f"output={tmp_path / 'late'}", "evaluate_every=2"]
+    with pytest.raises(RecordError, match="half.test: its records call class 0 'b'"):   # before the first step
+        run.train(TASK, config.override(late))
+    assert not (tmp_path / "late" / "checkpoints").exists()
+
+
+def test_a_pretrained_head_with_other_labels(tmp_path):
+    model = ResNetForImageClassification(ResNetConfig.of_size("resnet8", num_channels=1, num_labels=3))
+    model.save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    task = dataclasses.replace(TASK.tiny().config, pretrained=str(tmp_path / "model"), new_head=False)
+    TASK(task).build_model()
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "id2label": {"0": "b", "1": "a", "2": "c"}}))
+    with pytest.raises(TaskError, match="model was trained with class 0 called 'b', but task.classes calls it 'a'"):
+        TASK(task).build_model()
+    TASK(dataclasses.replace(task, new_head=True)).build_model()
+
+
 def test_names_of_classes_from_a_file(tmp_path):
     (tmp_path / "names.json").write_text(json.dumps(["crane", "crane", "heron"]))   # ImageNet has two cranes
     task = dataclasses.replace(TASK.tiny().config, classes=(), classes_file=str(tmp_path / "names.json"))

@@ -1,8 +1,8 @@
 """Train, evaluate and predict: the same few lines for every task. The only `.fit(` of the repository is here.
 
-A run is a folder: config.json, history.jsonl, checkpoints/, tensorboard/, evaluation/SPLIT-step-N/. Running the same
-command again goes on from the newest whole checkpoint, with the batches, the dropout and the losses that the
-uninterrupted run would have had.
+A run is a folder: config.json, labels.json of a task with classes, history.jsonl, checkpoints/, tensorboard/,
+evaluation/SPLIT-step-N/. Running the same command again goes on from the newest whole checkpoint, with the batches, the
+dropout and the losses that the uninterrupted run would have had.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import tensorflow as tf
 from tfhf import checkpoints
 from tfhf.config import ConfigError
 from tfhf.data import storage
+from tfhf.data.labels import check_records_classes, check_trained_classes
 from tfhf.data.pipeline import evaluation_batches, padding_stats
 from tfhf.data.records import read_manifest
 from tfhf.data.schema import RecordError
@@ -34,6 +35,7 @@ from tfhf.input_service import Batches, batches_of, watched
 from tfhf.optimizers import freeze, make_optimizer
 from tfhf.preemption import Preempted, StopSignals
 from tfhf.progress import History, InputClock, ProgressLine, StepCallback, save_pictures, save_samples, show_preflight
+from tfhf.run_classes import check_data_classes, checkpoint_classes, read_classes, save_labels, trained_classes
 from tfhf.run_config import DataConfig, RunConfig, check_same_records, check_same_run, training_records
 from tfhf.strategy import Runtime, StopOfAnyHost, check_built_in_scope, lost_hosts, make_runtime, set_precision
 from tfhf.strategy import strategy_kind
@@ -112,6 +114,8 @@ def _train(task: Task, config: RunConfig, runtime: Runtime, stop: StopOfAnyHost,
     records = training_records(config.data)
     if newest:
         check_same_records(records, checkpoints.read_state(newest[1])["data"], newest[1])
+        check_trained_classes(task, checkpoint_classes(config.output, done), newest[1])
+    check_data_classes(task, config, records["classes"])
     trainer = make_trainer(task, config, runtime)
     if newest:
         checkpoints.load_checkpoint(newest[1], trainer.model, trainer.optimizer_state, trainer.averages)
@@ -121,6 +125,7 @@ def _train(task: Task, config: RunConfig, runtime: Runtime, stop: StopOfAnyHost,
     if task.record_type.length_field != "pixels":
         padding = padding_stats(task, config.data.training_path, config.data.train_split).fraction
     config.save(storage.join(folder, "config.json"))
+    save_labels(task, records, folder)
     history = History(folder, checkpoints.read_history(newest[1]) if newest else ())
     if done < config.steps:
         _fit(task, config, runtime, trainer, history, done, padding, records, stop, folder)
@@ -163,7 +168,8 @@ def _fit(task, config, runtime, trainer, history, done, padding, records, stop, 
         if not runtime.is_chief:
             return
         epoch = step * config.batch_size // records["count"]
-        position = {"step": step, "epoch": epoch, "seed": config.seed, **records}
+        classes = trained_classes(task, records)
+        position = {"step": step, "epoch": epoch, "seed": config.seed, **records, "classes": classes}
         state = (trainer.model, trainer.optimizer_state, trainer.averages)
         saver.save(checkpoints.Snapshot.take(step, *state, history=history.lines, data=position))
 
@@ -258,7 +264,7 @@ def load_trained(task: Task, run_folder: str, checkpoint: str | int = "last", av
         CheckpointError: there is no such checkpoint, it is torn, or it does not fit the model.
     """
     model = task.build_model()
-    _load_weights(model, run_folder, checkpoint, averaged)
+    _load_weights(task, model, run_folder, checkpoint, averaged)
     return model
 
 
@@ -288,12 +294,14 @@ def evaluate(
     runtime = _start(config)
     task, split = task_class(config.task), split or config.data.eval_split
     model = build_model(task, runtime)
-    step = _load_weights(model, config.output, checkpoint, averaged)
+    step = _load_weights(task, model, config.output, checkpoint, averaged)
     name = (f"{split}-initial" if step is None else f"{split}-step-{step:08d}") + "-raw" * (not averaged)
     folder = storage.join(config.output, "evaluation", name)
     metrics, predictions, samples, begin = task.metrics(), [], [], time.perf_counter()
     files = PredictionFolder(folder)
-    manifest = read_manifest(storage.join(config.data.path, split))
+    records = storage.join(config.data.path, split)
+    manifest = read_manifest(records)
+    check_records_classes(task, manifest, records, checkpoint_classes(config.output, step))
     with data_errors():
         batches = evaluation_batches(
             task, config.data.path, split, batch_size=config.eval_batch_size, drop_longer=config.data.drop_longer
@@ -355,7 +363,7 @@ def predict(
     task = task_class(config.task)
     examples = [task.load_inputs(os.fspath(path)) for path in paths]  # a bad file is told before a model is built
     model = build_model(task, runtime)
-    _load_weights(model, config.output, checkpoint, averaged)
+    _load_weights(task, model, config.output, checkpoint, averaged)
     answers, size = [], config.eval_batch_size
     for start in range(0, len(examples), size):
         part = examples[start : start + size]
@@ -410,7 +418,7 @@ def _check_static(task: Task, spec: Any) -> None:
             )
 
 
-def _load_weights(model, run_folder: str, checkpoint: str | int, averaged: bool) -> int | None:
+def _load_weights(task: Task, model, run_folder: str, checkpoint: str | int, averaged: bool) -> int | None:
     """Load into `model`; returns the step, or None for "initial"."""
     if checkpoint == "initial":
         return None
@@ -423,14 +431,19 @@ def _load_weights(model, run_folder: str, checkpoint: str | int, averaged: bool)
                 + "; train first" + ("" if last else " with evaluate_every and keep_best")
                 + ", or ask for checkpoint 'initial'"
             )
-        return checkpoints.load_checkpoint(found[1], model, averaged=averaged)
+        return _load_checkpoint(task, model, found[1], averaged)
     known = dict(checkpoints.list_checkpoints(run_folder))
     if not str(checkpoint).isdigit() or int(checkpoint) not in known:
         raise checkpoints.CheckpointError(
             f"{run_folder}: no checkpoint {checkpoint!r}; expected last, best, initial or one of the steps "
             f"{sorted(known)}"
         )
-    return checkpoints.load_checkpoint(known[int(checkpoint)], model, averaged=averaged)
+    return _load_checkpoint(task, model, known[int(checkpoint)], averaged)
+
+
+def _load_checkpoint(task: Task, model, folder: str, averaged: bool) -> int:
+    check_trained_classes(task, read_classes(folder), folder)
+    return checkpoints.load_checkpoint(folder, model, averaged=averaged)
 
 
 def _show_count(verb: str, count: int, total: int, begin_s: float) -> None:

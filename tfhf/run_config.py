@@ -6,6 +6,7 @@ import dataclasses
 
 from tfhf.config import Config, ConfigError, changed_keys
 from tfhf.data import storage
+from tfhf.data.labels import manifest_classes
 from tfhf.data.shards import read_manifest
 from tfhf.optimizers import OptimizerConfig
 from tfhf.strategy import strategy_kind
@@ -156,11 +157,13 @@ def training_records(data: DataConfig) -> dict:
 
 
 def records_of(data: DataConfig, split: str, training: bool) -> dict:
-    """{"split", "count": records in all, "fingerprints": of the manifest of each folder}; of the mixture if training"""
+    """{"split", "count": records in all, "fingerprints": of the manifest of each folder, "classes": their names, if the
+    records have names}; of the mixture if training"""
     folders = [storage.join(path, split) for path in (data.mixture if training else ()) or (data.path,)]
     manifests = [read_manifest(folder) for folder in folders]
     return {"split": split, "count": sum(manifest["count"] for manifest in manifests),
-            "fingerprints": [manifest["fingerprint"] for manifest in manifests]}
+            "fingerprints": [manifest["fingerprint"] for manifest in manifests],
+            "classes": list(next(filter(None, map(manifest_classes, manifests)), ()))}
 
 
 def check_same_records(records: dict, begun: dict, checkpoint: str) -> None:

@@ -27,6 +27,8 @@ class Task:
         reference_field: the field of the decoded record that predictions are scored against.
         buckets: ascending lengths, in the unit of `record_type`'s length field. One bucket: all shapes are the same.
         classes: names of the classes in the order of the model's scores, of a task that has them; exports tell them.
+        record_classes: the same classes as the records name them, where that differs, as for ImageNet's folders.
+            Records, checkpoints and pretrained heads with other names, or in another order, are refused.
         batched: `preprocess` takes a whole batch at once, which costs the host less per example: the decoded record is
             then `record_type.decode_batch`'s, "seed" is [batch, 2], and what it returns has a batch axis in front.
     """
@@ -37,6 +39,7 @@ class Task:
     reference_field: ClassVar[str] = "text"
     buckets: tuple[int, ...] = ()
     classes: tuple[str, ...] = ()
+    record_classes: tuple[str, ...] = ()
     batched: ClassVar[bool] = False
 
     def __init__(self, config: Config):

@@ -60,7 +60,8 @@ class Reviews(Dataset):
         return tuple(self._items)
 
     def options(self, split):
-        return {"listing_sha256": listing_sha256((item["id"], item["text"]) for item in self._items[split])}
+        rows = ((item["id"], item["text"]) for item in self._items[split])
+        return {"classes": list(CLASSES), "listing_sha256": listing_sha256(rows)}
 
     def examples(self, split, start=0):
         return iter(self._items[split][start:])

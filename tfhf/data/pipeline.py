@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfhf.data import storage
+from tfhf.data.labels import check_records_classes, manifest_classes
 from tfhf.data.plan import PaddingStats, TrainingPlan, bucket_members, check_buckets, evaluation_plan, shares_of
 from tfhf.data.records import JoinedReader, RecordReader
 
@@ -154,7 +155,10 @@ def _open(task, paths, split, drop_longer):
     """-> (JoinedReader, members per bucket, buckets)"""
     buckets = check_buckets(task.buckets)
     reader = JoinedReader(RecordReader(storage.join(path, split), task.record_type) for path in paths)
+    # Of a task that knows numbers alone, the folders of a mixture must agree.
+    named = [names for names in (manifest_classes(source.manifest) for source in reader.readers) if names]
     for source in reader.readers:
+        check_records_classes(task, source.manifest, source.folder, named[0] if named else ())
         task.check_records(source.manifest, source.folder)
 
     def name_of(number):
