@@ -139,8 +139,8 @@ class PredictionFolder:
 
     def _save(self, array, name):
         data, ending = _file_of(array)
-        # The id of an example may be a path, or a file name that another example has as well.
-        stem = plain = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "prediction"
+        # The id of an example may be a path, longer than a file's name may be, or that of another example as well.
+        stem = plain = storage.short_name(re.sub(r"[^\w.-]+", "-", name).strip("-.") or "prediction")
         number = 1
         while stem + ending in self._names:
             number += 1

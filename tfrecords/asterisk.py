@@ -36,6 +36,7 @@ class Asterisk(Dataset):
 
     def __init__(self, folder, clips=CLIPS, held_out=HELD_OUT):
         folder = Path(folder)
+        self.folder = str(folder)
         texts = _transcripts(folder)
         root = _only(sorted(folder.rglob("digits/1.wav")), folder, "digits/1.wav").parent.parent
         wavs = {path.relative_to(root).with_suffix("").as_posix(): path for path in root.rglob("*.wav")}
@@ -62,7 +63,7 @@ def _transcripts(folder):
     """-> {clip name: text} from lines `name: text`; lines that begin with ; are comments."""
     path = _only(sorted(path for name in _TEXT_NAMES for path in folder.rglob(name)), folder, _TEXT_NAMES[0])
     data = path.read_bytes()
-    lines = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8").splitlines()
+    lines = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8").split("\n")
     texts = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith(";"):

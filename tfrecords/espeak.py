@@ -23,6 +23,7 @@ from pathlib import Path
 
 from tfhf.data.schema import RecordError
 from tfhf.data.writing import Dataset, listing_sha256
+from tfrecords.tables import read_lines
 
 CLIPS = 568
 _OPENINGS = ("Please", "To continue, please", "If you are ready, please", "When you hear the tone,", "At any time,",
@@ -89,7 +90,10 @@ def read_texts(path, voice):
     """{voice: sentences} of a UTF-8 file, one sentence a line; a line may begin with its voice and a tab, and
     `voice` is that of lines without one."""
     texts = {}
-    for line in Path(path).read_text("utf-8").splitlines():
+    for found in read_lines(path):
+        if found.problem:
+            raise RecordError(f"{path}, line {found.number}: {found.problem}")
+        line = found.text.rstrip("\r\n")
         before, tab, after = line.partition("\t")
         own, text = (before.strip() or voice, after) if tab else (voice, before)
         if text.strip():

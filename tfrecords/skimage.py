@@ -17,6 +17,7 @@ import numpy as np
 from tfhf.data.image import encode_depth
 from tfhf.data.image_records import image_label, image_pair, stereo
 from tfhf.data.schema import IMAGE_LABEL, IMAGE_PAIR, STEREO, RecordError
+from tfhf.data.sources import read_source
 from tfhf.data.writing import Dataset, folder_or_asset
 
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png",
@@ -46,6 +47,7 @@ class ScikitImage(Dataset):
 
     def __init__(self, folder, kind="photographs"):
         self._folder, self._kind, self.record_type = Path(folder), kind, KINDS[kind]
+        self.folder = str(folder)
         for name in PAIR if kind == "stereo" else PHOTOGRAPHS:
             if not (self._folder / name).is_file():
                 raise RecordError(f"{self._folder / name}: not there, expected scikit-image's folder of data")
@@ -65,11 +67,15 @@ class ScikitImage(Dataset):
             names = [name for name in PHOTOGRAPHS if (name in HELD_OUT) == (split == "validation")]
         return iter([{"id": _stem(name), "file": name} for name in names[start:]])
 
+    def sources(self, item):
+        names = PAIR if self._kind == "stereo" else (item["file"],)
+        return [str(self._folder / name) for name in names]
+
     def load(self, item):
         if self._kind == "stereo":
             return self._pair()
         path = self._folder / item["file"]
-        data = path.read_bytes()
+        data = read_source(path)
         if self._kind == "originals":
             return image_pair(item["id"], b"", data, (None, str(path)))
         return image_label(item["id"], data, PHOTOGRAPHS.index(item["file"]), str(path))

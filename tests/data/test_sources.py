@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tfhf.data import sources, storage
+from tfhf.data import shards, sources, storage, verify
 from tfhf.data.records import StaleRecords, read_manifest
 from tfhf.data.schema import RecordError
 from tfhf.data.writing import Dataset, write_split
@@ -134,3 +134,72 @@ def test_what_a_library_raises_names_the_file_and_can_be_skipped(folder, monkeyp
         write_split(Odd(folder, TEXTS), folder.parent / "odd", "train", log=lambda line: None)
     manifest = write_split(Odd(folder, TEXTS), folder.parent / "odd", "train", skip_bad=1, log=lambda line: None)
     assert manifest["count"] == 3 and read_manifest(folder.parent / "odd/train")["skipped"][0][0] == "c"
+
+
+def test_a_lost_or_changed_list_of_sources_is_found(folder):
+    write(folder)
+    train = folder.parent / "out" / "train"
+    path = train / "train-00000.sources"
+    whole = path.read_bytes()
+    assert verify.problems(str(train)) == []
+    path.write_bytes(whole.replace(b"a.wav", b"b.wav"))
+    assert "train-00000.sources: not the list" in verify.problems(str(train))[0]
+    path.unlink()
+    assert "train-00000.sources: missing" in verify.problems(str(train))[0]
+    with pytest.raises(RecordError, match="train-00000.sources: missing"):
+        write(folder)
+
+
+@pytest.mark.parametrize("split", ["..", ".", ".hidden", "a/b", "a" * 101, ""])
+def test_a_split_never_leads_outside(folder, split):
+    with pytest.raises(RecordError, match="^split "):
+        write_split(Clips(folder, TEXTS), folder.parent / "out", split, log=lambda line: None)
+    assert not (folder.parent / "out").exists() and not (folder.parent / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("name", ["../in/train-00000.tfrecord", "/etc/x.tfrecord", "..tfrecord", "a/b.tfrecord", None])
+def test_a_manifest_names_no_shard_outside_of_its_folder(folder, name):
+    manifest, _ = write(folder)
+    manifest["shards"][0]["name"] = name
+    manifest["checksum"] = shards.google_crc32c.value(shards.canonical(manifest))
+    (folder.parent / "out/train/manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(RecordError, match="manifest.json: names the shard"):
+        read_manifest(folder.parent / "out/train")
+
+
+def test_names_that_are_not_utf_8_are_bad_items(folder):
+    name = os.fsdecode(b"caf\xe9")
+    os.rename(folder / "b.wav", folder / f"{name}.wav")
+    texts = {"a": "one", name: "two", "c": "three"}
+    manifest, _ = write(folder, texts, skip_bad=1)
+    assert manifest["count"] == 2 and "lone surrogate" in manifest["skipped"][0][1]
+    assert "made of the same sources" in write(folder, texts, skip_bad=1)[1][0]
+
+
+def test_segments_of_one_recording_read_it_once(folder, monkeypatch):
+    class Segments(Clips):
+        def examples(self, split, start=0):
+            return iter([{"id": f"{number}", "audio": f"{self.folder}/a.wav", "text": "x", "offset": number / 100,
+                          "duration": 0.01} for number in range(5)][start:])
+
+    read, whole = [], storage.read_bytes
+    monkeypatch.setattr(storage, "read_bytes", lambda path: read.append(str(path)) or whole(path))
+    write_split(Segments(folder, TEXTS), folder.parent / "out", "train", log=lambda line: None)
+    assert read.count(f"{folder}/a.wav") == 1
+    tone(folder / "a.wav", level=0.3)   # another content of the same size, at once
+    with pytest.raises(StaleRecords, match="'0': a.wav"):
+        write_split(Segments(folder, TEXTS), folder.parent / "out", "train", log=lambda line: None)
+
+
+def test_clipped_samples_are_counted(folder):
+    class Loud(Clips):
+        def load(self, item):
+            if item["id"] == "a":
+                return {**item, "audio": np.array([0.5, 1.2, -1.1], np.float32)}
+            sources.note_clipped(3 * (item["id"] == "b"))
+            return {**item, "audio": np.zeros(10, np.float32)}
+
+    lines = []
+    manifest = write_split(Loud(folder, TEXTS), folder.parent / "out", "train", log=lines.append)
+    assert manifest["clipped"] == {"samples": 5, "records": 2}
+    assert "5 samples of 2 records clipped at full scale" in lines[-1]

@@ -39,3 +39,10 @@ def test_local_work_imports_neither_tensorflow_nor_googles_client(tmp_path):
             "print([name for name in ('tensorflow', 'google.cloud.storage') if name in sys.modules])")
     result = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x")], capture_output=True, text=True)
     assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_long_names_end_in_a_hash():
+    assert storage.short_name("a" * 120) == "a" * 120
+    first, second = storage.short_name("न" * 200), storage.short_name("न" * 201)
+    assert first != second and first.startswith("ननन") and len(first.encode()) <= 120
+    assert len(storage.short_name("\udcff" * 100).encode("utf-8", "backslashreplace")) <= 120

@@ -31,8 +31,8 @@ __all__ = ["RecordError", "RecordReader", "RecordWriter", "StaleRecords", "read_
 DEFAULT_SHARD_BYTES = 150 * 2**20
 _OPEN_FILES = 256
 _LONGEST_SPLIT = 100
-# Options of a dataset that say what it was made of, not what was asked for: earlier versions did not note them.
-_LATER_OPTIONS = ("sources",)
+# Options of a dataset that earlier versions did not note.
+_LATER_OPTIONS = ("sources", "classes")
 
 
 class StaleRecords(RecordError):
@@ -127,8 +127,10 @@ class RecordWriter:
             return {**{key: value for key, value in plan.items() if key != "options"}, **inner}
 
         before, now = flat(begun), flat(self._plan)
+        # An option that is empty is as good as one that is missing.
         differing = [f"{key} {before.get(key)!r} (now {now.get(key)!r})" for key in sorted({*before, *now})
-                     if before.get(key) != now.get(key) and (key in before or key not in _LATER_OPTIONS)]
+                     if (before.get(key) or None) != (now.get(key) or None)
+                     and (key in before or key not in _LATER_OPTIONS)]
         if differing:
             raise StaleRecords(f"{self.folder}: {what} with other options: {'; '.join(differing)}. "
                                "Use the same options to finish it, another folder, or overwrite to start anew")

@@ -251,7 +251,7 @@ def _int16(audio, where):
     if not np.isfinite(audio).all():
         raise RecordError(f"{where}: audio holds NaN or infinite samples")
     refuse_integers(audio, where)
-    clipped = np.count_nonzero(np.abs(audio) > 1)
+    clipped = int(np.count_nonzero(np.abs(audio) > 1))
     return np.clip(np.rint(audio * INT16_SCALE), -32768, 32767).astype(np.int16), clipped
 
 

@@ -61,7 +61,7 @@ def note_clipped(count):
     """Notes that so many samples of the example that is being made were beyond full scale, and were set to it."""
     notes = _notes.get()
     if notes is not None:
-        notes.clipped += count
+        notes.clipped += int(count)
 
 
 def _read_kept(path):

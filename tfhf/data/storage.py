@@ -7,6 +7,7 @@ Local paths use the operating system (pread is thread-safe, rename is atomic). g
 import contextlib
 import errno
 import fcntl
+import hashlib
 import io
 import itertools
 import os
@@ -85,6 +86,15 @@ def join(folder, *names):
     if is_remote(folder):
         return "/".join([folder.rstrip("/"), *names])
     return os.path.join(folder, *names)
+
+
+def short_name(name, most=120):
+    """A name of `most` bytes or fewer for a file: a longer one ends in a hash of all of it."""
+    data = name.encode("utf-8", "backslashreplace")
+    if len(data) <= most:
+        return name
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    return data[:most - len(digest) - 1].decode("utf-8", "ignore") + "-" + digest
 
 
 def _gcs():

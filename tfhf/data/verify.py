@@ -10,7 +10,7 @@ from tfhf.data.plan import PaddingStats, check_buckets
 from tfhf.data.records import RecordReader
 from tfhf.data.schema import RecordError
 from tfhf.data.shards import (
-    FRAME_BYTES, JOURNAL, MANIFEST, check_record, check_schema, open_index, read_manifest, stray_shards)
+    FRAME_BYTES, JOURNAL, MANIFEST, check_record, check_schema, open_index, read_manifest, read_sources, stray_shards)
 
 _BLOCK_BYTES = 16 * 2**20
 _THREADS = 8
@@ -39,7 +39,8 @@ def problems(folder, record_type=None, progress=None):
     """Reads everything in OUT/SPLIT -> list of what is wrong, each line naming the file and, within one, the record.
 
     Checked: the manifest's checksum, the names and sizes of the shards, every index's crc32c, every shard's crc32c,
-    both crcs of every record, that record, index and manifest belong together, that ids are unique.
+    both crcs of every record, that record, index and manifest belong together, that ids are unique, that the lists of
+    sources are those that were written.
 
     Args:
       record_type: what the records must be, or None for any type.
@@ -85,6 +86,7 @@ def _check_shard(folder, shard):
     """-> (problems, Index or None), after reading the shard once."""
     try:
         index = open_index(folder, shard)
+        read_sources(folder, index.header)
     except RecordError as error:
         return [str(error)], None
     path = storage.join(folder, shard["name"])
