@@ -3,14 +3,20 @@
 #   make nightly      the long proofs                                 make bench    side by side with the peers
 #   make preflight    all recipes, compiled for TPUs, without one     make clean    remove .venv, and the runs
 #   make setup        only the environment, .venv
+#   make nightly-releases   the quick suite and the quickstart on every tested release of TensorFlow
+#   make nightly-newest     the quick suite on the newest of everything that setup.py allows: what moved, and what fails
+#   make constraints        after a green `make test`: constraints.txt anew from its environment
 # TENSORFLOW=2.21.* tries another release; REFERENCE=no leaves torch and transformers out (their tests are skipped).
 # JOBS=2: how many processes share the files of the quick suite; each takes up to 6 GB.
+# CONSTRAINTS= installs the newest that setup.py's ranges allow in the place of the tested set.
 
-PYTHON     ?= python3
-TENSORFLOW ?= 2.20.*
-REFERENCE  ?= yes
-PYTEST     ?=
-JOBS       ?= 2
+PYTHON      ?= python3
+RELEASES    := 2.20.0 2.21.0
+TENSORFLOW  ?= $(firstword $(RELEASES))
+CONSTRAINTS ?= constraints.txt
+REFERENCE   ?= yes
+PYTEST      ?=
+JOBS        ?= 2
 # What XLA compiled stays in memory until its process ends: the suite is run in parts, each in fresh processes.
 FOLDERS := $(patsubst %/,%,$(filter-out tests/__pycache__/,$(sort $(wildcard tests/*/))))
 MODELS  := tests/models tests/layers tests/losses tests/peft
@@ -23,16 +29,16 @@ PARTS   := $(subst $(EMPTY) $(EMPTY),$(COMMA),$(filter-out $(MODELS) tests/fixtu
 
 VENV := .venv
 BIN  := $(VENV)/bin
-PIP  := $(BIN)/python -m pip --disable-pip-version-check install --quiet
-# The environment belongs to one setup.py and one TensorFlow: a change of either installs again.
-KEY  := $(shell (cat setup.py; echo '$(TENSORFLOW)') | $(PYTHON) -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])')
+PIP  := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(addprefix --constraint ,$(CONSTRAINTS))
+# The environment belongs to one setup.py, one tested set and one TensorFlow: a change of any installs again.
+KEY  := $(shell (cat setup.py $(CONSTRAINTS); echo '$(TENSORFLOW)') | $(PYTHON) -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])')
 BASE := $(VENV)/.base-$(KEY)
 TEST := $(VENV)/.test-$(KEY)
 PEERS := $(VENV)/.reference-$(KEY)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup setup-test test quickstart nightly bench preflight clean
+.PHONY: setup setup-test test print-parts quickstart nightly nightly-releases nightly-newest bench preflight constraints clean
 .DELETE_ON_ERROR:
 
 setup: $(BASE)
@@ -60,14 +66,28 @@ setup-test: $(TEST)
 	fi
 
 test: setup-test
-	@for part in $(PARTS); do \
-	  echo "== $$part"; \
-	  $(BIN)/python -m pytest $$(echo $$part | tr , ' ') -q -p no:cacheprovider -n $(JOBS) --dist loadfile --durations=8 $(PYTEST) \
-	  || exit 1; \
-	done
+	@$(BIN)/python .ci/parts.py --jobs $(JOBS) $(PARTS) -- $(PYTEST)
+
+print-parts:
+	@echo $(PARTS)
 
 nightly: setup-test
 	@TFHF_NIGHTLY=1 $(BIN)/python -m pytest tests -q -p no:cacheprovider --durations=30 $(PYTEST)
+
+# Each release in an environment of its own; all of them run, and then it fails if one did.
+nightly-releases:
+	@failed=; for release in $(RELEASES); do \
+	  echo "== TensorFlow $$release"; \
+	  $(MAKE) --no-print-directory test quickstart TENSORFLOW=$$release VENV=.venv-$$release || failed="$$failed $$release"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "failed with TensorFlow:$$failed"; exit 1; fi
+
+NEWEST := --no-print-directory CONSTRAINTS= TENSORFLOW='$(TENSORFLOW)' VENV=.venv-newest
+nightly-newest:
+	@rm -rf .venv-newest
+	@$(MAKE) $(NEWEST) setup-test
+	@.venv-newest/bin/python .ci/constraints.py moved
+	@$(MAKE) $(NEWEST) test; status=$$?; .venv-newest/bin/python .ci/constraints.py moved; exit $$status
 
 quickstart: setup
 	@$(BIN)/python -m pipelines.quickstart
@@ -79,5 +99,8 @@ preflight: setup
 	@$(PIP) --editable '.[tf,hf,preflight]' 'tensorflow==$(TENSORFLOW)'
 	@$(BIN)/python -m benchmarks.preflight
 
+constraints: setup-test
+	@$(BIN)/python .ci/constraints.py write text --releases $(RELEASES)
+
 clean:
-	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache
+	rm -rf $(VENV) $(wildcard .venv-*) build dist runs *.egg-info .pytest_cache

@@ -41,9 +41,10 @@ REFERENCE = ["torch==2.13.0", "transformers>=5,<6", "peft>=0.21,<1", "datasets>=
              "jax==0.10.2; python_version >= '3.11'", "scikit-image>=0.22,<1"]
 
 EXTRAS = {
-    "tf": ["tensorflow>=2.20,<2.22"],  # tensorboard comes with it
+    # tensorboard: `tfhf train` writes summaries, and TensorFlow 2.21 does not bring it any more.
+    "tf": ["tensorflow>=2.20,<2.22", "tensorboard>=2.20,<3"],
     # tensorflow-tpu 2.20.0 asks for libtpu~=0.0.14; from 0.0.32 on, importing TensorFlow beside it aborts.
-    "tpu": ["tensorflow-tpu==2.20.0", "libtpu>=0.0.17,<0.0.32"],
+    "tpu": ["tensorflow-tpu==2.20.0", "libtpu>=0.0.17,<0.0.32", "tensorboard>=2.20,<3"],
     "hf": ["datasets>=4,<6", "huggingface_hub>=0.34,<3"],
     "text": ["tensorflow-text>=2.20,<2.22"],  # on a TPU VM install it with --no-deps: it depends on `tensorflow`
     "beam": ["apache-beam>=2.77,<3"],  # `tfhf records … --beam`; the writers' machines only

@@ -21,7 +21,8 @@ MEASURED_NEED = {
     "tfhf/losses/ctc.py",
 }
 # Tests of the top level that mirror no single module.
-FREE_TESTS = {"test_house", "test_notebooks", "test_harness", "test_command", "test_tpu_scripts", "test_readme"}
+FREE_TESTS = {"test_house", "test_notebooks", "test_harness", "test_command", "test_tpu_scripts", "test_readme",
+              "test_parts", "test_constraints"}
 
 
 def _all_files():
