@@ -17,7 +17,7 @@ MAX_BYTES = 300 * 1024
 # each says "Measured need" in its docstring.
 MEASURED_NEED = {
     "tfhf/decoding/compile.py",
-    "tfhf/layers/recompute.py", "tfhf/layers/sync_batch_norm.py",
+    "tfhf/layers/convolution.py", "tfhf/layers/recompute.py", "tfhf/layers/sync_batch_norm.py",
     "tfhf/losses/ctc.py",
 }
 # Tests of the top level that mirror no single module.
@@ -91,6 +91,16 @@ def test_models_layers_losses_and_peft_use_keras_only():
     pure = {name: tree for name, tree in MODULES.items()
             if re.match(r"tfhf/(models|layers|losses|peft|decoding)/", name) and name not in MEASURED_NEED}
     check_none(_importing(pure, "tensorflow"))
+
+
+def test_convolutions_are_those_that_are_right_on_every_processor():
+    """tfhf/layers/convolution.py says why. wav2vec2 chooses the type before its `wide_conv`."""
+    allowed = {"tfhf/layers/convolution.py", "tfhf/models/wav2vec2/model.py", "tfhf/models/srgan/convert.py"}
+    plain = [f"{name}:{node.lineno} {ast.unparse(node)}" for name, tree in MODULES.items()
+             if re.match(r"tfhf/(models|layers|peft)/", name) and name not in allowed
+             for node in ast.walk(tree) if isinstance(node, ast.Attribute)
+             and ast.unparse(node) in ("ops.conv", "keras.ops.conv", "keras.layers.Conv1D", "keras.layers.Conv2D")]
+    check_none(plain)
 
 
 def test_each_measured_need_exists_and_says_why():

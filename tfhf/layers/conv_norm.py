@@ -7,6 +7,7 @@ replicas trains as one device does. On Keras' JAX backend they are that anyway, 
 import keras
 from keras import ops
 
+from tfhf.layers import convolution
 from tfhf.layers.sync_batch_norm import SyncBatchNormalization
 
 
@@ -24,7 +25,7 @@ def conv(filters, size, name, policy, strides=1, padding="valid", depthwise=Fals
         # By Keras' count a depthwise kernel's fan out is that of a full one; each output has size * size weights.
         initializer = keras.initializers.RandomNormal(stddev=(2.0 / size**2) ** 0.5)
         return keras.layers.DepthwiseConv2D(size, depthwise_initializer=initializer, **options)
-    return keras.layers.Conv2D(filters, size, kernel_initializer=initializer, **options)
+    return convolution.Conv2D(filters, size, kernel_initializer=initializer, **options)
 
 
 def batch_norm(name, policy, epsilon=1e-5, momentum=0.9):
@@ -54,5 +55,5 @@ def conv_norm(conv, norm, x, training=False):
     shift = ops.cast(norm.beta - mean * scale, x.dtype)
     depthwise = isinstance(conv, keras.layers.DepthwiseConv2D)
     kernel = ops.cast(conv.kernel, "float32") * (scale[:, None] if depthwise else scale)
-    convolve = ops.depthwise_conv if depthwise else ops.conv
+    convolve = ops.depthwise_conv if depthwise else convolution.conv
     return convolve(x, ops.cast(kernel, x.dtype), strides=conv.strides, padding=conv.padding) + shift

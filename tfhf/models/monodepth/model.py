@@ -5,12 +5,13 @@ disparities at four scales. Read from leaf to whole: the convolution, the encode
 import keras
 from keras import ops
 
+from tfhf.layers.convolution import Conv2D
 from tfhf.layers.doubled import doubled
 from tfhf.models.monodepth.config import NUM_SCALES, MonodepthConfig
 from tfhf.models.pretrained import PreTrainedModel
 
 
-class PaddedConv2D(keras.layers.Conv2D):
+class PaddedConv2D(Conv2D):
     """A convolution behind (kernel_size - 1) / 2 zeros on every side, then ELU unless another activation is given.
 
     With stride 2 Keras' "same" has one row of zeros less above than below, where the published networks, as torch, have

@@ -10,6 +10,7 @@ from keras import ops
 
 from tfhf.layers.bicubic import bicubic_enlarged
 from tfhf.layers.conv_norm import batch_norm, conv_norm
+from tfhf.layers.convolution import Conv2D
 from tfhf.layers.pixel_shuffle import PixelShuffle
 from tfhf.layers.pixel_values import normalized
 from tfhf.layers.prelu import PReLU
@@ -18,7 +19,7 @@ from tfhf.models.srgan.config import SRGANConfig, SRGANDiscriminatorConfig
 
 
 def _convolution(filters, size, name, policy, strides=1):
-    return keras.layers.Conv2D(filters, size, strides, padding="same", name=name, dtype=policy)
+    return Conv2D(filters, size, strides, padding="same", name=name, dtype=policy)
 
 
 def _prelu(config, name, policy):

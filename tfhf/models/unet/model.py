@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from tfhf.layers.conv_norm import batch_norm, conv_norm
+from tfhf.layers.convolution import Conv2D
 from tfhf.layers.doubled import doubled
 from tfhf.models.pretrained import PreTrainedModel
 from tfhf.models.unet.config import UNetConfig
@@ -23,8 +24,8 @@ class UNetConvolutions(keras.layers.Layer):
         self.channels = channels
         self.conv1, self.conv2 = (
             # Section 3 of the paper: deviation sqrt(2 / fan_in), which is He's initialisation.
-            keras.layers.Conv2D(channels, 3, padding="same", use_bias=config.use_bias, name=name, dtype=policy,
-                                kernel_initializer=keras.initializers.HeNormal())
+            Conv2D(channels, 3, padding="same", use_bias=config.use_bias, name=name, dtype=policy,
+                   kernel_initializer=keras.initializers.HeNormal())
             for name in ("conv1", "conv2"))
         self.norm1 = self.norm2 = None
         if config.use_batch_norm:
@@ -85,7 +86,7 @@ class UNetUpBlock(keras.layers.Layer):
         if config.upsampling == "transposed":
             self.upsample = UNetUpConvolution(channels, name="upsample", dtype=policy)
         else:
-            self.upsample = keras.layers.Conv2D(channels, 2, padding="same", name="upsample", dtype=policy)
+            self.upsample = Conv2D(channels, 2, padding="same", name="upsample", dtype=policy)
         self.block = UNetConvolutions(channels, config, name="block", dtype=policy)
 
     def build(self, input_shape):
@@ -146,7 +147,7 @@ class _UNetWithHead(PreTrainedModel):
     def __init__(self, config, **kwargs):
         super().__init__(config, **kwargs)
         self.unet = UNetModel(config, name="unet", dtype=self.dtype_policy)
-        self.head = keras.layers.Conv2D(self.outputs_of_head or config.num_labels, 1, name="head", dtype="float32")
+        self.head = Conv2D(self.outputs_of_head or config.num_labels, 1, name="head", dtype="float32")
         self.build()
 
     def build(self, input_shape=None):

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from tfhf import weights
+from tfhf.layers.convolution import Conv2D
 from tfhf.models.vgg.config import VGGConfig
 
 # Of ImageNet in RGB, as torchvision's weights want it.
@@ -41,7 +42,7 @@ class VGGFeatures(keras.Model):
     def __init__(self, config, **kwargs):
         super().__init__(**kwargs)
         self.config, policy = config, self.dtype_policy
-        self.features = [keras.layers.Conv2D(filters, 3, padding="same", name=f"features_{number}", dtype=policy)
+        self.features = [Conv2D(filters, 3, padding="same", name=f"features_{number}", dtype=policy)
                          for number, _, filters, _ in layer_numbers(config)]
         self.build()
         self.trainable = False

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfhf.layers.convolution import Conv1D
+
 
 def gelu(x):
     """The exact GELU, by the error function."""
@@ -54,8 +56,8 @@ class GroupNormConv(keras.layers.Layer):
     def __init__(self, config, **kwargs):
         super().__init__(autocast=False, **kwargs)   # the waveform must not be rounded to bfloat16
         self.width, self.kernel, self.stride = config.conv_dim[0], config.conv_kernel[0], config.conv_stride[0]
-        self.conv = keras.layers.Conv1D(self.width, self.kernel, self.stride, use_bias=config.conv_bias, name="conv",
-                                        kernel_initializer="he_normal", dtype=self.dtype_policy)
+        self.conv = Conv1D(self.width, self.kernel, self.stride, use_bias=config.conv_bias, name="conv",
+                           kernel_initializer="he_normal", dtype=self.dtype_policy)
         self.layer_norm = keras.layers.LayerNormalization(name="layer_norm", dtype=self.dtype_policy)
 
     def build(self, input_shape=None):
@@ -121,9 +123,9 @@ class ConvLayer(keras.layers.Layer):
         self.width, policy = config.conv_dim[index], self.dtype_policy
         self.in_width = config.conv_dim[index - 1] if index else 1
         self.kernel, self.stride = config.conv_kernel[index], config.conv_stride[index]
-        self.conv = keras.layers.Conv1D(self.width, self.kernel, self.stride, use_bias=config.conv_bias, name="conv",
-                                        kernel_initializer="he_normal", bias_initializer=uniform(
-                                            self.in_width * self.kernel), dtype=policy)
+        self.conv = Conv1D(self.width, self.kernel, self.stride, use_bias=config.conv_bias, name="conv",
+                           kernel_initializer="he_normal", bias_initializer=uniform(self.in_width * self.kernel),
+                           dtype=policy)
         has_norm = config.feat_extract_norm == "layer"
         self.layer_norm = keras.layers.LayerNormalization(epsilon=1e-5, name="layer_norm", dtype=policy) \
             if has_norm else None

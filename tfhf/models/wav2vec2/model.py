@@ -9,6 +9,7 @@ from keras import ops
 
 from tfhf.layers import recompute
 from tfhf.layers.attention import MASKED_SCORE, Attention
+from tfhf.layers.convolution import conv_dtype
 from tfhf.layers.feed_forward import gelu_dense
 from tfhf.layers.span_mask import span_mask
 from tfhf.losses.ctc import PADDING_LOGIT
@@ -96,9 +97,12 @@ class WeightNormConv(keras.layers.Layer):
         weight = ops.cast(ops.transpose(weight, (2, 1, 0)), self.compute_dtype)       # [kernel, group, width]
         frames = x.shape[1]
         x = ops.pad(x, ((0, 0), (self.kernel // 2, (self.kernel - 1) // 2), (0, 0)))
+        # Small groups are those that some processors compute wrongly in bfloat16.
+        dtype = conv_dtype(self.compute_dtype, weight.shape)
+        x, weight = ops.cast(x, dtype), ops.cast(weight, dtype)
         parts = zip(ops.split(x, self.groups, axis=2), ops.split(weight, self.groups, axis=2))
         x = ops.concatenate([wide_conv(part, kernel) for part, kernel in parts], axis=2)
-        return x[:, :frames] + ops.cast(self.bias, self.compute_dtype)
+        return ops.cast(x[:, :frames], self.compute_dtype) + ops.cast(self.bias, self.compute_dtype)
 
 
 class Wav2Vec2PositionalConvEmbedding(keras.layers.Layer):

@@ -12,6 +12,7 @@ from keras import ops
 
 from tfhf.layers import recompute
 from tfhf.layers.attention import Attention, causal_bias
+from tfhf.layers.convolution import Conv1D
 from tfhf.layers.feed_forward import gelu_dense
 from tfhf.layers.log_mel import LogMelSpectrogram
 from tfhf.layers.spec_augment import SpecAugment
@@ -93,8 +94,8 @@ class WhisperEncoder(keras.layers.Layer):
     def __init__(self, config, **kwargs):
         super().__init__(**kwargs)
         self.config, policy = config, self.dtype_policy
-        self.conv1 = keras.layers.Conv1D(config.d_model, 3, name="conv1", dtype=policy)
-        self.conv2 = keras.layers.Conv1D(config.d_model, 3, strides=2, name="conv2", dtype=policy)
+        self.conv1 = Conv1D(config.d_model, 3, name="conv1", dtype=policy)
+        self.conv2 = Conv1D(config.d_model, 3, strides=2, name="conv2", dtype=policy)
         self.embed_positions = PositionalEmbedding(
             config.max_source_positions, config.d_model, trainable=False, name="embed_positions", dtype=policy,
             initializer=lambda shape, dtype=None: ops.cast(sinusoids(*shape), dtype or "float32"))
