@@ -136,8 +136,9 @@ def test_the_gradients_of_the_wide_convolution(dtype):
         gradients.append(tape.gradient(loss, [x, kernel]))
     for a, b in zip(*gradients):
         assert a.dtype == b.dtype
+        # Each of the two rounds to 8 bits, and sums in the order of its processor.
         np.testing.assert_allclose(tf.cast(a, "float32"), tf.cast(b, "float32"),
-                                   atol=1e-4 if dtype == "float32" else 0.1)
+                                   atol=1e-4 if dtype == "float32" else 2**-6 * float(tf.reduce_max(tf.abs(b))))
 
 
 def test_freeze_feature_encoder():
