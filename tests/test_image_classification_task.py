@@ -157,7 +157,8 @@ def test_classes_in_another_order_are_refused_wherever_they_meet(tmp_path):
     image = tmp_path / "image.png"
     image.write_bytes(_image(1))
     labels.write_text(json.dumps(["c", "b", "a"]))   # the same config, another file
-    for act in (lambda: run.train(TASK, config.override(["steps=4", "optimizer.decay_steps=2"])), lambda: run.evaluate(TASK, config),
+    longer = config.override(["steps=4", "optimizer.decay_steps=2"])
+    for act in (lambda: run.train(TASK, longer), lambda: run.evaluate(TASK, config),
                 lambda: run.predict(TASK, config, [image]), lambda: run.load_trained(TASK(task), config.output)):
         with pytest.raises(TaskError, match="step-00000002 was trained with class 0 called 'a', but .* calls it 'c'"):
             act()

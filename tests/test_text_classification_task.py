@@ -104,6 +104,19 @@ def test_lora_trained_resumed_evaluated_and_exported_merged(tmp_path, capsys):
         TASK(config.override(["task.lora.target_modules=c_attn"]).task).build_model()
 
 
+def test_classes_in_another_order_than_the_records(tmp_path):
+    config = _config(tmp_path, _examples(3))
+    for split in ("train", "test"):
+        with RecordWriter(tmp_path / "named", split, TEXT_LABEL, options={"classes": ["bad", "odd", "good"]}) as writer:
+            for example in _examples(3):
+                writer.write(example)
+    with pytest.raises(RecordError, match="named.train: its records call class 1 'odd', but task.classes calls it "
+                                          "'good'; expected task.classes=bad,odd,good"):
+        run.train(TASK, config.override([f"data.path={tmp_path / 'named'}"]))
+    with pytest.raises(RecordError, match="named.test: its records call class 1 'odd'"):
+        run.evaluate(TASK, config.override([f"data.path={tmp_path / 'named'}"]), checkpoint="initial")
+
+
 def test_exported_from_bytes(tmp_path):
     task = TASK.tiny()
     model = task.build_model()

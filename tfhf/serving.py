@@ -4,7 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfhf.data.audio_graph import decode_with_lengths
-from tfhf.data.image import MAX_PIXELS, decode_image, encode_depth, encode_png, resize, to_float, to_uint8
+from tfhf.data.image import (MAX_CALL_PIXELS, MAX_PIXELS, decode_image, encode_depth, encode_png, map_examples,
+                             one_by_one, resize, to_float, to_uint8)
 from tfhf.data.shapes import to_int16
 
 
@@ -72,7 +73,7 @@ def pixels_of(image, size):
 def image_label_signatures(model, pixels_of_bytes, classes) -> dict:
     """The signatures of a model that gives an image one of several labels.
 
-    `serving_default`: image string [batch], bytes of JPEG or PNG files, each of its own size -> label string [batch]
+    `serving_default`: image string [batch], bytes of image files, each of its own size -> label string [batch]
     and probabilities float32 [batch, classes]. `raw`: pixel_values uint8 [batch, height, width, channels] -> logits
     float32 [batch, classes].
 
@@ -88,7 +89,7 @@ def image_label_signatures(model, pixels_of_bytes, classes) -> dict:
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image")])
     def serving_default(image):
-        values = tf.map_fn(pixels_of_bytes, image, fn_output_signature=spec)
+        values = map_examples(pixels_of_bytes, image, spec, one_by_one(image))
         logits = model({"pixel_values": values}, training=False)
         return {"label": tf.gather(tf.constant(classes), tf.argmax(logits, axis=-1)),
                 "probabilities": tf.nn.softmax(logits)}
@@ -103,7 +104,7 @@ def image_label_signatures(model, pixels_of_bytes, classes) -> dict:
 def image_depth_signatures(depth_of, size, scale, name="depth") -> dict:
     """The signatures of a model that gives every pixel of an image its depth, or its disparity.
 
-    `serving_default`: image string [batch], bytes of JPEG or PNG files of any size -> depth float32 [batch, height,
+    `serving_default`: image string [batch], bytes of image files of any size -> depth float32 [batch, height,
     width] of `size`, and depth_png string [batch], 16-bit grey PNGs, each of its own image's size, of which a value
     times `scale` is the depth. `raw`: pixel_values float32 [batch, height, width, 3] in [0, 1], of `size` -> depth.
 
@@ -121,10 +122,11 @@ def image_depth_signatures(depth_of, size, scale, name="depth") -> dict:
             return pixels_of(decoded, size), tf.shape(decoded)[:2]
 
         specs = tf.TensorSpec([*size, 3], tf.uint8), tf.TensorSpec([2], tf.int32)
-        pixels, own_sizes = tf.map_fn(read, image, fn_output_signature=specs)
+        alone = one_by_one(image, MAX_CALL_PIXELS // 2)   # the answer has two bytes for each pixel
+        pixels, own_sizes = map_examples(read, image, specs, alone)
         depth = depth_of({"pixel_values": pixels})
-        pngs = tf.map_fn(lambda pair: encode_depth(resize(*pair), scale), (depth, own_sizes),
-                         fn_output_signature=tf.TensorSpec([], tf.string))
+        pngs = map_examples(lambda pair: encode_depth(resize(*pair), scale), (depth, own_sizes),
+                            tf.TensorSpec([], tf.string), alone)
         return {name: depth[..., 0], f"{name}_png": pngs}
 
     @tf.function(input_signature=[tf.TensorSpec([None, *size, 3], name="pixel_values")])
@@ -137,14 +139,14 @@ def image_depth_signatures(depth_of, size, scale, name="depth") -> dict:
 def image_to_image_signatures(upscale, factor=1) -> dict:
     """The signatures of a model that makes one image of another, such as super-resolution; images of any size.
 
-    `serving_default`: image string [batch], bytes of JPEG or PNG files, each of its own size -> image string [batch],
+    `serving_default`: image string [batch], bytes of image files, each of its own size -> image string [batch],
     bytes of PNG files. `raw`: pixel_values float32 [batch, height, width, 3] in [0, 1] -> image, such as well.
 
     Args:
         upscale: function of one float32 [height, width, 3] in [0, 1] to one such image, of core TensorFlow operations;
             `tiled` makes one that bounds the memory.
-        factor: how many times longer the answer's sides are. An image whose answer would have more than MAX_PIXELS is
-            an InvalidArgumentError, before it is decoded.
+        factor: how many times longer the answer's sides are. Images whose answers would have more than MAX_PIXELS
+            in all are an InvalidArgumentError, before one is decoded.
     """
     max_pixels = MAX_PIXELS // factor**2
     spec = tf.TensorSpec([None, None, 3])
@@ -154,6 +156,8 @@ def image_to_image_signatures(upscale, factor=1) -> dict:
         def answer(data):
             return encode_png(to_uint8(upscale(to_float(decode_image(data, max_pixels=max_pixels)))))
 
+        with tf.control_dependencies([one_by_one(image, max_pixels)]):   # the answers lie in memory until the last
+            image = tf.identity(image)
         return {"image": tf.map_fn(answer, image, fn_output_signature=tf.string, parallel_iterations=1)}
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], name="pixel_values")], autograph=False)

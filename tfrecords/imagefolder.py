@@ -10,18 +10,25 @@ Layouts, recognised by themselves but for the two that name folders (--layout fo
              KITTI 2015: image_2 image_3 disp_occ_0, scale 1/256) -> stereo; --list SPLIT=FILE, with a line
              `LEFT_FILE …` for each, as Godard's and Eigen's lists, says which files
 Depth and disparity are 16-bit grey PNGs, 0 is invalid. Licence and origin are the data's own: --licence, --origin.
+
+What a file is, its content says, whatever its ending. JPEG, PNG, GIF, BMP and WebP are read; an image of another kind,
+a link that leads nowhere and an image outside its class's folder are items that cannot be used (--skip-bad N). What is
+no image is passed over, and so is what systems leave behind (Thumbs.db, __MACOSX, names that begin with a dot): a line
+says what. Folders inside a class's folder belong to that class.
 """
 
 import os
+import sys
+import unicodedata
 
 from tfhf.data import storage
 from tfhf.data.image_records import image_depth, image_label, image_pair, stereo
 from tfhf.data.schema import IMAGE_DEPTH, IMAGE_LABEL, IMAGE_PAIR, STEREO, RecordError
+from tfhf.data.sources import read_source
 from tfhf.data.writing import Dataset, listing_sha256
 from tfrecords.audiofolder import SPLIT_NAMES, refuse_double_ids
+from tfrecords.pictures import Pictures, check_kind, is_utf8, join
 
-IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
-_OTHER_IMAGES = (".webp", ".tif", ".tiff", ".heic", ".avif", ".jp2", ".ppm")
 LAYOUTS = {"classes": IMAGE_LABEL, "originals": IMAGE_PAIR, "div2k": IMAGE_PAIR, "nyu": IMAGE_DEPTH,
            "pairs": IMAGE_PAIR, "stereo": STEREO}
 
@@ -40,9 +47,12 @@ def add_arguments(parser):
 
 
 def open_dataset(arguments):
-    return ImageFolder(arguments.folder, layout=arguments.layout, pairs=arguments.pairs, stereo=arguments.stereo,
-                       lists=arguments.list, scale=arguments.scale, depth_scale=arguments.depth_scale,
-                       disparity_scale=arguments.disparity_scale, licence=arguments.licence, origin=arguments.origin)
+    dataset = ImageFolder(arguments.folder, layout=arguments.layout, pairs=arguments.pairs, stereo=arguments.stereo,
+                          lists=arguments.list, scale=arguments.scale, depth_scale=arguments.depth_scale,
+                          disparity_scale=arguments.disparity_scale, licence=arguments.licence, origin=arguments.origin)
+    for line in dataset.found():
+        print(f"imagefolder: {line}", file=sys.stderr, flush=True)
+    return dataset
 
 
 class ImageFolder(Dataset):
@@ -52,11 +62,12 @@ class ImageFolder(Dataset):
 
     def __init__(self, folder, *, layout=None, pairs=None, stereo=None, lists=(), scale=4, depth_scale=0.001,
                  disparity_scale=1 / 256, licence="unknown", origin=""):
-        self._folder, self._scale = os.fspath(folder), scale
+        self.folder = self._folder = os.fspath(folder)
+        self._scale = scale
         self._depth_scale, self._disparity_scale = depth_scale, disparity_scale
         self.licence, self.origin, self.classes = licence, origin, None
-        self._listings = {}   # asked once: on gs:// each is a request
-        if not self._list(""):
+        self._files, self._left_out = Pictures(self._folder), set()
+        if not self._files.names(""):
             raise RecordError(f"{self._folder}: no such folder, or empty; expected images, or folders of them")
         self._layout = layout or ("pairs" if pairs else "stereo" if stereo else self._recognise())
         for wanted, given in (("pairs", pairs), ("stereo", stereo)):
@@ -76,12 +87,28 @@ class ImageFolder(Dataset):
         if lists:
             self._items = self._listed(lists)
         if not self._items:
-            raise RecordError(f"{self._folder}: no images in layout {self._layout}; it holds {self._list('')[:8]}")
+            raise RecordError(f"{self._folder}: no images in layout {self._layout}; it holds {self._holds()}")
         for split, items in self._items.items():
             refuse_double_ids(self._folder, split, items)
 
     def splits(self):
         return tuple(self._items)
+
+    def found(self):
+        """-> lines for a person: the layout and what was passed over."""
+        counts = ", ".join(f"{split} {len(items)}" for split, items in self._items.items())
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        lines = [f"layout {self._layout}{classes}; {counts}"]
+        for split, items in self._items.items():
+            missing = sorted(set(self.classes or ()) - {item["id"].split("/")[0] for item in items})
+            if missing:
+                lines.append(f"{split} has no image of {_some(missing, 'class', 'classes')}")
+        if self._left_out:
+            lines.append(f"left out {_some(self._left_out, 'image without its partner', 'images without partners')}")
+        passed_over = sorted(self._files.passed_over)
+        if passed_over:
+            lines.append(f"passed over {_some(passed_over, 'file or folder', 'files and folders')}: no images of yours")
+        return lines
 
     def options(self, split):
         options = {"layout": self._layout, "listing_sha256": listing_sha256(
@@ -99,9 +126,16 @@ class ImageFolder(Dataset):
     def examples(self, split, start=0):
         return iter(self._items[split][start:])
 
+    def sources(self, item):
+        if self._files.unreadable.intersection(item["files"]):
+            return []
+        return [self._path(file) for file in item["files"]]
+
     def load(self, item):
-        names = [self._path(file) for file in item["files"]]
-        files = [storage.read_bytes(name) for name in names]
+        names = self.sources(item)
+        files = [read_source(name) for name in names]
+        for data, name in zip(files, names):
+            check_kind(data, name)
         if self._layout == "classes":
             return image_label(item["id"], files[0], item["label"], names[0])
         if self._layout == "originals":
@@ -115,84 +149,132 @@ class ImageFolder(Dataset):
     # Where the files are. Each gives (split, {"id", "files": paths in the folder, …}) in a fixed order.
 
     def _recognise(self):
-        names = self._list("")
-        if any(name.startswith("DIV2K_") and name.endswith("_HR") for name in names):
+        files = self._files
+        if any(name.startswith("DIV2K_") and name.endswith("_HR") for name in files.names("")):
             return "div2k"
         if any(True for _ in self._nyu()):
             return "nyu"
-        below = [name for name in self._folders("") if self._images(name)]
-        if self._images("") and below:
-            raise RecordError(f"{self._folder}: images beside folders of images, {below[:3]}; expected --layout "
-                              "originals or classes")
-        if self._images("") or any(name in SPLIT_NAMES for name in below):
+        above = files.folders("")
+        direct = [name for name in above if files.images(name)]
+        deeper = [name for name in above if files.any_below(name)]
+        if files.images("") and (direct or deeper):
+            self._refuse_beside(files.images("")[0], direct or deeper)
+        if files.images(""):
             return "originals"
-        splits = self._folders("")
-        if below or any(self._images(_join(split, name)) for split in splits for name in self._folders(split)):
+        if deeper and any(name in SPLIT_NAMES for name in (*direct, *deeper)):
+            for name in direct:   # beside SPLIT/CLASS/*.jpg
+                self._refuse_beside(join(name, files.images(name)[0]), [join(deeper[0], files.folders(deeper[0])[0])])
             return "classes"
-        raise RecordError(f"{self._folder}: no known layout; it holds {names[:8]}. Expected SPLIT/CLASS/*.jpg, "
+        if any(name in SPLIT_NAMES for name in direct):
+            return "originals"
+        if direct or deeper:
+            return "classes"
+        raise RecordError(f"{self._folder}: no known layout; it holds {self._holds()}. Expected SPLIT/CLASS/*.jpg, "
                           "DIV2K's, NYUv2's, images alone, or --pairs or --stereo")
 
+    def _refuse_beside(self, image, folders):
+        raise RecordError(f"{self._path(image)}: images beside folders of images, {folders[:3]}; expected --layout "
+                          "originals or classes, or that file in another place")
+
     def _classes(self):
-        # Folders that hold images are the classes; otherwise they are the splits.
-        above = {"": "train"}
-        if not any(self._images(name) for name in self._folders("")):
-            above = {name: SPLIT_NAMES.get(name, name) for name in self._folders("")}
-        self.classes = sorted({name for split in above for name in self._folders(split)})
+        """A folder of images is a class, and what is below it belongs to it; folders of such folders are the splits."""
+        files, above = self._files, {"": "train"}
+        deeper = [name for name in files.folders("") if files.any_below(name)]
+        if any(name in SPLIT_NAMES for name in deeper) or not any(files.images(name) for name in files.folders("")):
+            named = {name: SPLIT_NAMES.get(name, name) for name in files.folders("")}
+            above = {name: split for name, split in named.items()
+                     if name in SPLIT_NAMES or name in deeper or files.images(name)}
+            files.passed_over |= set(named) - set(above)
+        self.classes = sorted({name for split in above for name in files.folders(split)})
+        self._check_class_names()
         numbers = {name: number for number, name in enumerate(self.classes)}
+        for file in files.images("") if "" not in above else ():
+            yield from self._without_class(next(iter(above.values())), file)
         for folder, split in above.items():
-            for name in self._folders(folder):
-                found = self._images(_join(folder, name))
+            if not files.folders(folder) and not files.images(folder):
+                raise RecordError(f"{self._path(folder)}: no images in it, expected folders of classes")
+            for file in files.images(folder):
+                yield from self._without_class(split, join(folder, file))
+            for name in files.folders(folder):
+                found = list(files.below(join(folder, name)))
                 if not found:
-                    raise RecordError(f"{self._path(_join(folder, name))}: no images in it, expected those of the "
+                    raise RecordError(f"{self._path(join(folder, name))}: no images in it, expected those of the "
                                       f"class {name!r}")
                 for file in found:
-                    yield split, {"id": f"{name}/{file}", "label": numbers[name],
-                                  "files": (_join(folder, name, file),)}
+                    inside = file.removeprefix(folder + "/") if folder else file
+                    yield split, self._item(inside, (file,), label=numbers[name])
+
+    def _without_class(self, split, file):
+        self._files.problems.setdefault(file, f"{self._path(file)}: an image beside the folders of classes, expected "
+                                              "it in the folder of its class")
+        yield split, self._item(file, (file,), label=-1)
+
+    def _check_class_names(self):
+        forms = {}
+        for name in self.classes:
+            if not is_utf8(name):
+                raise RecordError(f"{self._folder}: the folder {name!r} has a name that is not UTF-8: rename it")
+            other = forms.setdefault(unicodedata.normalize("NFC", name), name)
+            if other != name:
+                raise RecordError(f"{self._folder}: two folders of classes are called {name!r}, in two forms of "
+                                  "Unicode, composed and decomposed letters; expected one of them")
+
+    def _item(self, name, files, **more):
+        """An item; one of whose files has a problem cannot be used, which its "problem" says."""
+        problems = [self._files.problems[file] for file in files if file in self._files.problems]
+        safe = name.encode("utf-8", "backslashreplace").decode("utf-8")
+        return {"id": safe, "files": files, **more, **({"problem": problems[0]} if problems else {})}
 
     def _originals(self):
-        if self._images(""):
+        files = self._files
+        if files.images(""):
             above = {"": "train"}
         else:
-            above = {name: SPLIT_NAMES.get(name, name) for name in self._folders("") if self._images(name)}
+            above = {name: SPLIT_NAMES.get(name, name) for name in files.folders("") if files.images(name)}
         for folder, split in above.items():
-            for file in self._images(folder):
-                yield split, {"id": _stem(file), "files": (_join(folder, file),)}
+            for file in files.images(folder):
+                yield split, self._item(_stem(file), (join(folder, file),))
+        files.passed_over |= {join(folder, name) for folder in ("", *above) for name in files.folders(folder)
+                              if join(folder, name) not in above}
 
     def _div2k(self):
         for part, split in (("train", "train"), ("valid", "validation")):
             small, large = f"DIV2K_{part}_LR_bicubic/X{self._scale}", f"DIV2K_{part}_HR"
-            if large in self._folders(""):
-                partners = {_stem(file): file for file in self._images(small)}
-                for file in self._images(large):
+            if large in self._files.folders(""):
+                partners = self._by_stem(small)
+                for file in self._files.images(large):
                     partner = partners.get(f"{_stem(file)}x{self._scale}")
                     if partner is None:
-                        raise RecordError(f"{self._path(_join(large, file))}: no {_stem(file)}x{self._scale}.png in "
+                        raise RecordError(f"{self._path(join(large, file))}: no {_stem(file)}x{self._scale}.png in "
                                           f"{self._path(small)}, expected DIV2K's bicubic track (--scale)")
-                    yield split, {"id": _stem(file), "files": (_join(small, partner), _join(large, file))}
+                    yield split, self._item(_stem(file), (partner, join(large, file)))
 
     def _nyu(self):
-        above = {name: SPLIT_NAMES[name] for name in self._folders("") if name in SPLIT_NAMES} or {"": "train"}
+        above = {name: SPLIT_NAMES[name] for name in self._files.folders("") if name in SPLIT_NAMES} or {"": "train"}
         for folder, split in above.items():
-            names = self._folders(folder)
+            names = self._files.folders(folder)
             if "rgb" in names and "depth" in names:
                 yield from self._named_alike(split, folder, ("rgb", "depth"))
                 continue
             for scene in names:
-                inside = _join(folder, scene)
-                depths = {file.removeprefix("sync_depth_"): file for file in self._images(inside)
+                inside = join(folder, scene)
+                depths = {file.removeprefix("sync_depth_"): file for file in self._files.images(inside)
                           if file.startswith("sync_depth_")}
                 # The official files have more images than depths; those without are no pairs.
-                for file in self._images(inside):
-                    depth = depths.get(_stem(file).removeprefix("rgb_") + ".png")
+                for file in self._files.images(inside) if depths else ():
+                    depth = depths.pop(_stem(file).removeprefix("rgb_") + ".png", None)
                     if file.startswith("rgb_") and depth:
-                        yield split, {"id": f"{scene}/{_stem(file).removeprefix('rgb_')}",
-                                      "files": (_join(inside, file), _join(inside, depth))}
+                        yield split, self._item(f"{scene}/{_stem(file).removeprefix('rgb_')}",
+                                                (join(inside, file), join(inside, depth)))
+                    elif not file.startswith("sync_depth_"):
+                        self._left_out.add(join(inside, file))
+                self._left_out |= {join(inside, file) for file in depths.values()}
 
     def _side_by_side(self, folders):
         """--pairs and --stereo: wherever the first folder is found, down to where images are."""
         found = list(self._above(folders[0], ""))
         if not found:
-            raise RecordError(f"{self._folder}: no folder {folders[0]!r} in it or below; it holds {self._list('')[:8]}")
+            raise RecordError(f"{self._folder}: no folder {folders[0]!r} in it or below; it holds {self._holds()}")
         for above in found:
             yield from self._named_alike(SPLIT_NAMES.get(above.split("/")[0], "train"), above, folders)
 
@@ -201,20 +283,19 @@ class ImageFolder(Dataset):
         if self._is_folder(folder, wanted):
             yield folder
             return
-        for name in self._folders(folder):
-            yield from self._above(wanted, _join(folder, name))
+        for name in self._files.folders(folder):
+            yield from self._above(wanted, join(folder, name))
 
     def _is_folder(self, folder, path):
         for part in path.strip("/").split("/"):
-            if part not in self._folders(folder):
+            if part not in self._files.folders(folder):
                 return False
-            folder = _join(folder, part)
+            folder = join(folder, part)
         return True
 
     def _named_alike(self, split, above, folders):
         """Files of one name, endings aside, in each folder; a third folder may lack some."""
-        columns = [{_stem(file): _join(above, folder, file) for file in self._images(_join(above, folder))}
-                   for folder in folders]
+        columns = [self._by_stem(join(above, folder)) for folder in folders]
         first, second = columns[:2]
         alone = sorted(set(first) ^ set(second))
         if alone:
@@ -223,7 +304,17 @@ class ImageFolder(Dataset):
         prefix = "/".join(part for part in above.split("/") if part not in SPLIT_NAMES)
         for stem in sorted(first):
             files = tuple(column[stem] for column in columns if stem in column)
-            yield split, {"id": _join(prefix, stem), "files": files}
+            yield split, self._item(join(prefix, stem), files)
+
+    def _by_stem(self, folder):
+        """{name without its ending: path} of the images in a folder"""
+        found = {}
+        for file in self._files.images(folder):
+            other = found.setdefault(_stem(file), join(folder, file))
+            if other != join(folder, file):
+                raise RecordError(f"{self._path(join(folder, file))}: {self._path(other)} has the same name but for "
+                                  "its ending, expected one image of each name")
+        return found
 
     def _listed(self, lists):
         """--list SPLIT=FILE: which of the found ones, by the left file, endings aside (KITTI is PNG, its lists JPEG)"""
@@ -243,33 +334,17 @@ class ImageFolder(Dataset):
         return splits
 
     def _path(self, inside):
-        return storage.join(self._folder, *inside.split("/")) if inside else self._folder
+        return self._files.path(inside)
 
-    def _list(self, folder):
-        """-> names in a folder, "" being the whole one"""
-        if folder not in self._listings:
-            self._listings[folder] = storage.list_names(self._path(folder))
-        return self._listings[folder]
-
-    def _folders(self, folder):
-        def is_folder(name):
-            if storage.is_remote(self._folder):   # a listing does not tell; files have endings
-                return "." not in name
-            return not name.startswith(".") and os.path.isdir(self._path(_join(folder, name)))
-
-        return [name for name in self._list(folder) if is_folder(name)]
-
-    def _images(self, folder):
-        names = [name for name in self._list(folder) if not name.startswith(".")]
-        for name in names:
-            if name.lower().endswith(_OTHER_IMAGES):
-                raise RecordError(f"{self._path(_join(folder, name))}: expected one of the kinds {IMAGES}; convert it")
-        return [name for name in names if name.lower().endswith(IMAGES)]
-
-
-def _join(*parts):
-    return "/".join(part for part in parts if part)
+    def _holds(self):
+        return self._files.names("")[:8]
 
 
 def _stem(file):
     return os.path.splitext(file)[0]
+
+
+def _some(names, one, several, most=5):
+    """The first of some names, after how many there are"""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{len(names)} {one if len(names) == 1 else several}, {', '.join(sorted(names)[:most])}{more}"

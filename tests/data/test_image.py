@@ -1,13 +1,15 @@
 """Decoding, encoding and resizing of images, against PIL; and what cannot be decoded."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfhf.data import image_header
 from tfhf.data.image import (ImageError, decode_checked, decode_depth, decode_image, depth_size, encode_depth,
-                             encode_png, image_size, read_image, resize, to_float, to_uint8)
+                             encode_png, image_size, map_examples, one_by_one, read_image, resize, to_float, to_uint8)
 
 Image = pytest.importorskip("PIL.Image", reason="the reference; it comes with tensorboard")
 RANDOM = np.random.default_rng(0)
@@ -27,7 +29,8 @@ def rgb(data):
 
 @pytest.mark.parametrize("mode, kind", [
     ("RGB", "PNG"), ("L", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("LA", "PNG"), ("1", "PNG"), ("RGB", "JPEG"),
-    ("L", "JPEG"), ("CMYK", "JPEG"), ("P", "GIF"), ("RGB", "BMP")])
+    ("L", "JPEG"), ("CMYK", "JPEG"), ("P", "GIF"), ("L", "GIF"), ("RGB", "BMP"), ("RGBA", "BMP"), ("P", "BMP"),
+    ("L", "BMP"), ("1", "BMP"), ("RGB", "WEBP"), ("RGBA", "WEBP"), ("L", "WEBP")])
 def test_every_kind_of_file_as_pil_reads_it(mode, kind):
     image = Image.fromarray(COLOURS)
     if mode == "RGBA":
@@ -55,7 +58,7 @@ def test_an_animation_gives_its_first_frame_and_one_pixel_is_an_image():
     assert resize(to_float(pixel), (4, 3), "bicubic").shape == (4, 3, 3)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
 def test_a_truncated_file_is_an_error_that_names_it(tmp_path, kind):
     data = encoded(Image.fromarray(RANDOM.integers(0, 256, (40, 40, 3)).astype("uint8")), kind)
     path = tmp_path / f"photo.{kind.lower()}"
@@ -81,7 +84,8 @@ def test_other_errors(tmp_path):
         IN_GRAPH(b"hello")
 
 
-@pytest.mark.parametrize("mode, kind", [("L", "PNG"), ("1", "PNG"), ("L", "JPEG"), ("P", "GIF"), ("1", "BMP")])
+@pytest.mark.parametrize("mode, kind", [("L", "PNG"), ("1", "PNG"), ("L", "JPEG"), ("P", "GIF"), ("1", "BMP"),
+                                        ("RGB", "WEBP")])
 def test_a_small_file_of_a_huge_picture_is_refused_before_it_is_decoded(mode, kind):
     """9,000 x 8,000 pixels are 216 MB, and 864 as floats. The size that a head tells is enough: the rest is cut off."""
     data = encoded(Image.new(mode, (9000, 8000)), kind)[:3000]
@@ -92,6 +96,63 @@ def test_a_small_file_of_a_huge_picture_is_refused_before_it_is_decoded(mode, ki
     with pytest.raises(tf.errors.InvalidArgumentError, match="at most 559 pixels"):
         decode_image(encoded(Image.fromarray(COLOURS).convert(mode), kind), max_pixels=559)
     assert decode_image(encoded(Image.fromarray(COLOURS).convert("RGB"), kind), max_pixels=560).shape == (20, 28, 3)
+
+
+def test_a_head_that_states_more_than_its_file_can_hold_is_refused():
+    """335 bytes that state 4,096 x 4,096 pixels are cut, whoever cut them: nothing is allocated for them."""
+    small = Image.new("L", (16, 16))
+    data = bytearray(encoded(small, "JPEG"))
+    place = data.find(b"\xff\xc0") + 5
+    data[place:place + 4] = b"\x10\x00\x10\x00"
+    cases = [(bytes(data), "4096 x 4096")]
+    data = bytearray(encoded(small, "PNG"))
+    data[16:24] = struct.pack(">II", 8000, 4000)
+    cases.append((bytes(data), "4000 x 8000"))
+    data = bytearray(encoded(small, "GIF"))
+    data[6:10] = struct.pack("<HH", 8000, 4000)
+    cases.append((bytes(data), "4000 x 8000"))
+    for content, stated in cases:
+        with pytest.raises(ImageError, match=f"a file of {len(content)} bytes that states {stated} pixels, expected"):
+            image_size(content, "lie")
+    data = bytearray(encoded(small, "BMP"))
+    data[22:26] = struct.pack("<i", -8000)
+    with pytest.raises(ImageError, match="a BMP with 256 bytes of pixels, expected 128000"):
+        image_size(bytes(data), "lie")
+    with pytest.raises(ImageError, match="sides have at most 65535 pixels, it has 1 x 70000"):
+        image_size(encoded(Image.new("1", (70000, 1)), "PNG"), "line")
+    assert image_size(encoded(Image.new("RGB", (3000, 2000)), "JPEG", progressive=True), "blank") == (2000, 3000)
+
+
+def test_a_jpeg_of_endless_scans_is_refused():
+    data = encoded(Image.fromarray(COLOURS), "JPEG", progressive=True)
+    place = data.rfind(b"\xff\xda")
+    with pytest.raises(ImageError, match="a JPEG of more scans than 200"):
+        image_size(data[:place] + data[place:-2] * 250 + data[-2:], "scans")
+
+
+def test_an_animated_webp_is_refused_and_exif_of_a_still_one_is_honoured():
+    image = Image.fromarray(COLOURS)
+    moving = encoded(image, "WEBP", save_all=True, append_images=[image.rotate(90)])
+    with pytest.raises(ImageError, match="an animated WebP, expected one that is a single picture"):
+        image_size(moving, "moving")
+    still = encoded(image, "PNG", save_all=True, append_images=[image.rotate(180)])
+    np.testing.assert_array_equal(decode_checked(still, "animated PNG"), COLOURS)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = decode_checked(encoded(image, "WEBP", lossless=True, exif=exif.tobytes()), "turned")
+    np.testing.assert_array_equal(turned, np.rot90(COLOURS, -1))
+
+
+def test_the_images_of_a_call_are_bounded_together():
+    large = encoded(Image.new("1", (8192, 8192)), "PNG")
+    small = encoded(Image.fromarray(COLOURS), "WEBP")
+    alone = tf.function(one_by_one, input_signature=[tf.TensorSpec([None], tf.string)])
+    assert not alone([small] * 3) and not alone([large]) and alone([large, small]) and alone([large] * 8)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[9\] \[images of this call have\] .* send fewer"):
+        alone([large] * 9)
+    doubled = map_examples(lambda data: image_header.size(data) * 2, tf.constant([large, small]),
+                           tf.TensorSpec([2], tf.int32), tf.constant(True))
+    assert doubled.numpy().tolist() == [[16384, 16384], [40, 56]]
 
 
 def test_a_huge_map_of_depth_is_refused():

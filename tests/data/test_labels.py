@@ -67,8 +67,9 @@ def test_the_labels_of_a_pretrained_head(tmp_path):
 
     task = with_classes("negative", "positive")
     check_model_labels(task, tmp_path)   # without a config.json
-    for content in ({}, {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, {"id2label": {"0": "NEGATIVE", "1": "POSITIVE"}},
-                    {"label_names": ["negative", "positive"]}, {"id2label": {"0": "0", "1": "1"}}):
+    for content in ({}, {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}},
+                    {"id2label": {"0": "NEGATIVE", "1": "POSITIVE"}}, {"label_names": ["negative", "positive"]},
+                    {"id2label": {"0": "0", "1": "1"}}):
         put(**content)
         check_model_labels(task, tmp_path)
     put(id2label={"1": "negative", "0": "positive"})
@@ -88,7 +89,8 @@ def test_names(tmp_path):
     (tmp_path / "names.json").write_text(json.dumps(index))
     assert labels_file(tmp_path / "names.json") == (("tench", "shark"), ("n01", "n02"))
     assert known_classes(with_classes("tench", "shark", records=("n01", "n02"))) == ("n01", "n02")
-    for content, message in (('{"0": "cat"}', "expected a JSON list of names"), ("[1]", "expected a JSON list"), ("{}", "expected a JSON"),
+    for content, message in (('{"0": "cat"}', "expected a JSON list of names"), ("[1]", "expected a JSON list"),
+                             ("{}", "expected a JSON"),
                              ('{"1": ["a", "b"]}', "expected a JSON"), ('{"0": ["a", 2]}', "expected a JSON"),
                              ("cat, dog", "is no JSON")):
         (tmp_path / "names.json").write_text(content)

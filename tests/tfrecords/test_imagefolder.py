@@ -1,5 +1,10 @@
 """Folders of images into records: every layout, and what is wrong with a folder, named."""
 
+import io
+import os
+import re
+import shutil
+
 import numpy as np
 import pytest
 
@@ -170,7 +175,6 @@ def test_files_of_every_strange_kind_go_in_as_they_are(tmp_path, assets):
     ((), {}, "no such folder, or empty"),
     (("a.txt",), {}, r"no known layout; it holds \['a.txt'\]"),
     (("cat/1.png", "dog/x.txt"), {}, "dog: no images in it, expected those of the class 'dog'"),
-    (("cat/1.png", "cat/2.webp"), {}, "2.webp: expected one of the kinds"),
     (("a/1.png", "b/1.png"), {"pairs": ["a", "c"]}, r"1 files have no partner of the same name in a and c"),
     (("a/1.png",), {"pairs": ["x", "y"]}, "no folder 'x' in it or below"),
     (("a/1.png",), {"layout": "pairs"}, "got --pairs None, expected it with layout pairs"),
@@ -179,6 +183,15 @@ def test_files_of_every_strange_kind_go_in_as_they_are(tmp_path, assets):
     (("a/1.png",), {"lists": ["train=x"]}, "expected it with --stereo only"),
     (("a.jpg", "a.png"), {}, "the id 'a' occurs twice"),
     (("a.jpg", "cat/b.png"), {}, "images beside folders of images, .'cat'.; expected --layout"),
+    (("train/contact.png", "train/cat/1.png", "train/dog/1.png"), {},
+     "train/contact.png: images beside folders of images, .'train/cat'.; expected --layout originals or classes"),
+    (("contact.jpg", "train/cat/1.png", "val/cat/2.png"), {}, "contact.jpg: images beside folders of images"),
+    (("test/1.jpg", "train/cat/1.png", "train/dog/1.png"), {}, "test/1.jpg: images beside folders of images"),
+    (("train/cat/1.png", "val/x.txt"), {}, "val: no images in it, expected folders of classes"),
+    (("train/cat/1.png", "train/dog/__MACOSX/2.png"), {}, "dog: no images in it, expected those of the class 'dog'"),
+    (("blurred/1.png", "blurred/1.jpg", "sharp/1.png"), {"pairs": ["blurred", "sharp"]},
+     "blurred/1.png: .*blurred/1.jpg has the same name but for its ending"),
+    (("caf\u00e9/1.png", "cafe\u0301/2.png"), {}, "two folders of classes are called .*, in two forms of Unicode"),
 ])
 def test_what_is_wrong_with_a_folder(tmp_path, files, arguments, message):
     for name in files:
@@ -189,3 +202,142 @@ def test_what_is_wrong_with_a_folder(tmp_path, files, arguments, message):
             (tmp_path / "in" / name).write_text("x")
     with pytest.raises(RecordError, match=message):
         ImageFolder(tmp_path / "in", **arguments)
+
+
+def data_of(kind, size=(4, 6), value=9, **options):
+    file = io.BytesIO()
+    Image.fromarray(np.full((*size, 3), value, "uint8")).save(file, kind, **options)
+    return file.getvalue()
+
+
+def lines_of(folder, capsys, *arguments, status=1):
+    """What the command says: of an error, the last line is that."""
+    code = main(["imagefolder", "--folder", str(folder), "--out", str(folder) + "-records", *arguments])
+    assert code == status
+    return capsys.readouterr().err.splitlines()
+
+
+def test_what_a_file_is_its_content_says(tmp_path, capsys):
+    """Upper case, rare endings, none at all, a wrong one: each a picture of its class, as its bytes are."""
+    folder = tmp_path / "in" / "cat"
+    folder.mkdir(parents=True)
+    files = {"1.JPG": "JPEG", "2.jpe": "JPEG", "3.jfif": "JPEG", "4.webp": "WEBP", "5": "PNG", "6.jpg": "PNG",
+             "7.dat": "GIF", "8.Bmp": "BMP", "9.png": "WEBP", "photo.from.2024": "JPEG", "10.WebP": "WEBP"}
+    for name, kind in files.items():
+        (folder / name).write_bytes(data_of(kind))
+    (folder / "BM notes").write_text("BMW and others: no picture")
+    dataset = ImageFolder(tmp_path / "in")
+    assert sorted(ids(dataset)) == sorted(f"cat/{name}" for name in files)
+    assert dataset.found() == ["layout classes, 1 classes; train 11",
+                               "passed over 1 file or folder, cat/BM notes: no images of yours"]
+    found = examples(written(tmp_path / "in", tmp_path / "out"), IMAGE_LABEL)
+    assert all(one["image"] == (folder / one["id"].decode()[4:]).read_bytes() and one["pixels"] == 24 for one in found)
+    assert len(found) == len(files)
+
+
+def test_what_systems_leave_behind_is_passed_over_and_named(tmp_path):
+    folder = put(tmp_path / "in", "train/cat/1.png", "train/dog/1.png", "__MACOSX/train/cat/2.png",
+                 "train/__MACOSX/cat/3.png", "train/@eaDir/1.png", "train/cat/.trash.png")
+    for name in (".DS_Store", "train/cat/Thumbs.db", "train/dog/desktop.ini", "train/dog/._1.png", "train/labels.csv"):
+        (folder / name).write_bytes(b"\0\5\x16\7" * 9)
+    dataset = ImageFolder(folder)
+    assert dataset.classes == ["cat", "dog"] and dataset.splits() == ("train",)
+    assert ids(dataset) == ["cat/1.png", "dog/1.png"]
+    line = dataset.found()[-1]
+    assert line.startswith("passed over 9 files and folders, .DS_Store, __MACOSX, train/@eaDir, train/__MACOSX, "
+                           "train/cat/.trash.png and 4 more")
+
+
+OTHER_KINDS = {
+    "1.tiff": (b"II*\0aaaa", "a TIFF file"), "2.heic": (b"\0\0\0\x18ftypheic", "a HEIC file"),
+    "3.svg": (b"<svg/>", "a SVG file"), "4.avif": (b"\0\0\0\x18ftypavif", "an AVIF file"),
+    "5": (b"MM\0*aaaa", "a TIFF file"), "6.jpg": (b"\0\0\0\x18ftypmif1", "a HEIC file"),
+    "7.xyz": (b'<?xml version="1.0"?>\n<svg xmlns="">', "a SVG file"), "8.png": (b"8BPS\0\1", "a PSD file"),
+    "9.jxl": (b"\xff\x0a", "a JPEG XL file"), "10.pgm": (b"P5 1 1 255 a", "a PGM file")}
+
+
+def test_pictures_of_other_kinds_are_named_and_can_be_skipped(tmp_path, capsys):
+    folder = put(tmp_path / "in", "cat/0.png", "dog/0.png")
+    for name, (data, said) in OTHER_KINDS.items():
+        path = folder / "dog" / name
+        path.write_bytes(data)
+        error = lines_of(folder, capsys)[-1]
+        assert error == f"error: {path}: {said}, expected JPEG, PNG, GIF, BMP or WebP: convert it"
+        path.rename(tmp_path / f"kept-{name}")
+    for name in OTHER_KINDS:
+        (tmp_path / f"kept-{name}").rename(folder / "dog" / name)
+    lines_of(folder, capsys, "--skip-bad", str(len(OTHER_KINDS)), status=0)
+    manifest = read_manifest(str(folder) + "-records/train")
+    assert manifest["count"] == 2 and len(manifest["skipped"]) == len(OTHER_KINDS)
+
+
+def test_links_and_what_is_no_file(tmp_path, capsys):
+    """A link to a picture or a folder counts as that; one that leads nowhere, or in a circle, is named."""
+    folder = put(tmp_path / "in", "cat/1.png", "dog/1.png")
+    elsewhere = put(tmp_path / "elsewhere", "cow/1.png", "2.png")
+    (folder / "cow").symlink_to(elsewhere / "cow")
+    (folder / "cat" / "2.png").symlink_to(elsewhere / "2.png")
+    assert ids(ImageFolder(folder)) == ["cat/1.png", "cat/2.png", "cow/1.png", "dog/1.png"]
+    for make, said in (
+            (lambda path: path.symlink_to("nowhere.png"), "a link to nowhere.png, which does not exist"),
+            (lambda path: path.symlink_to(path.name), "a link to .*, which does not exist or cannot be reached"),
+            (lambda path: path.symlink_to(folder), "a link that leads to a folder above it"),
+            (lambda path: os.mkfifo(path), "no ordinary file, expected an image")):
+        path = folder / "cat" / "odd.png"
+        make(path)
+        assert_said(lines_of(folder, capsys)[-1], f"error: {path}: {said}")
+        path.unlink()
+    (folder / "cat" / "no-ending").symlink_to("nowhere")
+    lines_of(folder, capsys, "--skip-bad", "1", status=0)
+    assert "no-ending" in str(read_manifest(str(folder) + "-records/train")["skipped"])
+    (folder / "cat" / "no-ending").unlink()
+    (folder / "mouse").symlink_to("nowhere")   # where a class should be
+    assert_said(lines_of(folder, capsys, "--overwrite")[-1], f"error: {folder}/mouse: a link to nowhere, which does")
+
+
+def assert_said(line, pattern):
+    assert re.match(pattern, line), line
+
+
+def test_an_image_outside_its_class_is_skipped_where_the_layout_is_given(tmp_path, capsys):
+    folder = put(tmp_path / "in", "train/cat/1.png", "train/dog/1.png", "train/contact.png", "cover.png")
+    lines = lines_of(folder, capsys, "--layout", "classes")
+    assert_said(lines[-1], f"error: {folder}/cover.png: an image beside the folders of classes, expected it in")
+    lines_of(folder, capsys, "--layout", "classes", "--skip-bad", "2", status=0)
+    manifest = read_manifest(str(folder) + "-records/train")
+    assert manifest["count"] == 2 and manifest["options"]["classes"] == ["cat", "dog"]
+    assert "contact.png" in str(manifest["skipped"]) and "cover.png" in str(manifest["skipped"])
+
+
+def test_folders_inside_a_class_belong_to_it(tmp_path):
+    for name, files in (("split", ("train/cat/a/1.png", "train/cat/b/c/1.png", "train/dog/1.png")),
+                        ("flat", ("cat/a/1.png", "cat/b/c/1.png", "dog/1.png"))):
+        dataset = ImageFolder(put(tmp_path / name, *files))
+        assert dataset.classes == ["cat", "dog"] and dataset.splits() == ("train",)
+        assert ids(dataset) == ["cat/a/1.png", "cat/b/c/1.png", "dog/1.png"]
+    put(tmp_path / "split", "val/cat/1.png", "annotations/xml/1.png")
+    (tmp_path / "split" / "annotations" / "xml" / "1.png").unlink()
+    dataset = ImageFolder(tmp_path / "split")
+    assert dataset.found() == ["layout classes, 2 classes; train 3, validation 1",
+                               "validation has no image of 1 class, dog",
+                               "passed over 1 file or folder, annotations: no images of yours"]
+
+
+def test_an_ending_changed_or_a_picture_changed_is_noticed(tmp_path, capsys):
+    folder = put(tmp_path / "in", "cat/1.png", "dog/1.png")
+    lines_of(folder, capsys, status=0)
+    assert "already complete" in lines_of(folder, capsys, status=0)[-1]
+    put(folder, "cat/1.png", size=(5, 5))
+    error = lines_of(folder, capsys)[-1]
+    assert "was made of other sources" in error and "cat/1.png" in error and error.endswith("--overwrite")
+    shutil.copy(folder / "cat" / "1.png", folder / "cat" / "2.jfif")
+    assert "--overwrite" in lines_of(folder, capsys)[-1]
+    lines_of(folder, capsys, "--overwrite", status=0)
+
+
+def test_a_name_that_is_not_utf8(tmp_path, capsys):
+    folder = put(tmp_path / "in", "cat/1.png", "dog/1.png")
+    os.rename(os.fsencode(folder / "cat" / "1.png"), os.fsencode(folder / "cat") + b"/caf\xe9.png")
+    assert "its name is not UTF-8: rename it" in lines_of(folder, capsys)[-1]
+    os.rename(os.fsencode(folder / "dog"), os.fsencode(folder) + b"/caf\xe9")
+    assert "has a name that is not UTF-8: rename it" in lines_of(folder, capsys)[-1]

@@ -1,7 +1,8 @@
-"""The EXIF orientation of a JPEG or PNG file, read by core TensorFlow ops, so that an export honours it too.
+"""The EXIF orientation of a JPEG, PNG or WebP file, read by core TensorFlow ops, so that an export honours it too.
 
 In a JPEG, EXIF (CIPA DC-008, section 4.7) is a segment before the pixels: FF E1, u16 length, "Exif\\0\\0" and a TIFF
-file. In a PNG (third edition, 11.3.4.5) it is the chunk eXIf: u32 length, type, the TIFF file. That is "II" or "MM" for
+file. In a PNG (third edition, 11.3.4.5) it is the chunk eXIf: u32 length, type, the TIFF file; in a WebP the chunk
+EXIF: type, u32 length, the TIFF file, mostly behind the picture. That is "II" or "MM" for
 the order of bytes, u16 42, u32 position of the directory, which is u16 count and entries of 12 bytes; tag 0x0112 is the
 orientation. The block is searched for by its name, not segment by segment: a loop in a graph would take longer than to
 decode a small image.
@@ -9,7 +10,7 @@ decode a small image.
 
 import tensorflow as tf
 
-from tfhf.data.image_header import big_endian, numbers
+from tfhf.data.image_header import big_endian, is_at, numbers
 
 _ORIENTATION = 0x0112
 # Metadata come first; EXIF is 64 KB at most, and only a large colour profile may lie before it.
@@ -23,17 +24,21 @@ def orientation(data):
     90 degrees. 7: transposed across the other diagonal. 8: to be turned counter-clockwise by 90 degrees.
     A damaged EXIF block says none, as for PIL: the picture itself may well be whole.
     """
-    head = tf.strings.substr(data, 0, _HEAD_BYTES)
-    is_png = tf.equal(tf.strings.substr(data, 0, 4), b"\x89PNG")
-    is_jpeg = tf.equal(tf.strings.substr(data, 0, 2), b"\xff\xd8")
-    parts = tf.strings.split(head, tf.where(is_png, b"eXIf", b"Exif\0\0"), maxsplit=1)
+    is_png, is_jpeg, is_webp = is_at(data, 0, b"\x89PNG"), is_at(data, 0, b"\xff\xd8"), is_at(data, 8, b"WEBPVP8X")
+    head = tf.strings.substr(data, 0, tf.where(is_webp, tf.strings.length(data), _HEAD_BYTES))
+    name = tf.where(is_png, b"eXIf", tf.where(is_webp, b"EXIF", b"Exif\0\0"))
+    parts = tf.strings.split(head, name, maxsplit=1)
 
     def read():
         begins = tf.strings.substr(parts[0], tf.maximum(tf.strings.length(parts[0]) - 4, 0), 2)
-        is_exif = is_png | tf.equal(begins, b"\xff\xe1")
-        return tf.where(is_exif, _read_tiff(parts[1]), 1)
+        is_exif = is_png | is_webp | tf.equal(begins, b"\xff\xe1")
+        # Behind the name WebP has the size, and then, of some writers, JPEG's name.
+        size = tf.strings.length(parts[1])
+        tiff = tf.strings.substr(parts[1], tf.where(is_webp, tf.minimum(4, size), 0), size)
+        tiff = tf.strings.substr(tiff, tf.where(is_at(tiff, 0, b"Exif\0\0"), 6, 0), _HEAD_BYTES)
+        return tf.where(is_exif, _read_tiff(tiff), 1)
 
-    return tf.cond((tf.size(parts) == 2) & (is_png | is_jpeg), read, lambda: tf.constant(1))
+    return tf.cond((tf.size(parts) == 2) & (is_png | is_jpeg | is_webp), read, lambda: tf.constant(1))
 
 
 def upright(image, number):

@@ -224,10 +224,16 @@ def locations(path):
 
 def list_names(folder):
     """Sorted names of the objects and folders in a folder; none where there is no such folder."""
+    return sorted({name for name, _ in list_entries(folder)})
+
+
+def list_entries(folder):
+    """Sorted (name, is it a folder?) of the objects and folders in a folder; none where there is no such folder."""
     with _errors(folder):
         prefix, listing = _listing(folder, delimiter="/", fields="items(name),prefixes,nextPageToken")
         names = {blob.name for blob in listing} | set(listing.prefixes)
-    return sorted({name.removeprefix(prefix).rstrip("/") for name in names} - {""})
+    names = {name.removeprefix(prefix) for name in names} - {"", "/"}
+    return sorted({(name.rstrip("/"), name.endswith("/")) for name in names})
 
 
 def make_folder(folder):

@@ -11,10 +11,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfhf.data import exif, image_header, storage
+from tfhf.data.image_bmp import decode_bmp
+from tfhf.data.image_gif import decode_first_frame
 from tfhf.data.schema import RecordError
 
 # The one bucket of image tasks, and the largest image that is written or decoded: 8,192 x 8,192.
 MAX_PIXELS = 2**26
+# All the images of one call together: 44 photographs of 12 million pixels.
+MAX_CALL_PIXELS = 8 * MAX_PIXELS
 METHODS = ("bilinear", "bicubic", "area", "nearest")
 _DEPTH_MAX = 65535
 
@@ -24,12 +28,12 @@ class ImageError(RecordError):
 
 
 def decode_image(data, channels=3, max_pixels=None):
-    """The bytes of a JPEG, PNG, GIF or BMP file, string [] -> uint8 [height, width, channels], upright.
+    """The bytes of a JPEG, PNG, GIF, BMP or WebP file, string [] -> uint8 [height, width, channels], upright.
 
     Grey, palette and 16-bit files, CMYK JPEGs and files with alpha (which is dropped) come out alike. 16 bits lose
-    their lower eight; of an animation the first frame is taken; EXIF orientation is honoured. Anything else, and a
-    truncated file, is an InvalidArgumentError when the graph runs; so is a picture of more than `max_pixels`, before it
-    is decoded: its file may be small.
+    their lower eight; of an animated GIF or PNG the first frame is taken; EXIF orientation is honoured. Anything else,
+    a truncated file, an animated WebP and a BMP with compressed pixels are an InvalidArgumentError when the graph runs;
+    so is a picture of more than `max_pixels`, before it is decoded: its file may be small.
 
     Args:
       channels: 3 (RGB) or 1 (grey, the luma of ITU-R BT.601 as PIL's mode L has it).
@@ -37,27 +41,68 @@ def decode_image(data, channels=3, max_pixels=None):
     """
     if channels not in (1, 3):
         raise ValueError(f"decode_image: channels is {channels!r}, expected 1 or 3")
-    data = _bounded(tf.convert_to_tensor(data, tf.string), max_pixels or MAX_PIXELS)
-    # For JPEG not decode_image, whose cosine transform is the quick one: up to 4 of 255 off.
-    image = tf.cond(tf.equal(tf.strings.substr(data, 0, 2), b"\xff\xd8"),
-                    lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
-                    lambda: tf.io.decode_image(data, channels=3, expand_animations=False))
+    data, most = tf.convert_to_tensor(data, tf.string), max_pixels or MAX_PIXELS
+    # The two that most files are come first: what a graph does not take costs it time for each node all the same.
+    image = tf.cond(image_header.is_at(data, 0, b"\xff\xd8"), lambda: _decoded(data, image_header.JPEG, most), lambda:
+                    tf.cond(image_header.is_at(data, 0, b"\x89PNG"), lambda: _decoded(data, image_header.PNG, most),
+                            lambda: _decode_others(data, most)))
     image = exif.upright(tf.ensure_shape(image, [None, None, 3]), exif.orientation(data))
     if channels == 3:
         return image
     # In 16-bit fixed point; the weights add up to 2^16, so that grey stays what it was.
-    luma = tf.reduce_sum(tf.cast(image, tf.int32) * [19595, 38470, 7471], axis=-1, keepdims=True)
-    return tf.cast((luma + 32768) // 65536, tf.uint8)
+    # A channel after the other: all in one would take three times the memory.
+    luma = 32768
+    for channel, weight in enumerate((19595, 38470, 7471)):
+        luma += tf.cast(image[..., channel:channel + 1], tf.int32) * weight
+    return tf.cast(luma // 65536, tf.uint8)
 
 
-def _bounded(data, max_pixels):
-    """The bytes of an image file, which are an error if its head tells of more pixels than these"""
-    height, width = tf.unstack(image_header.size(data))
-    # In floats, where neither 2^31 x 2^31 nor the absolute value of -2^31 wraps round.
-    fits = tf.abs(tf.cast(height, tf.float32) * tf.cast(width, tf.float32)) <= float(max_pixels)
-    check = tf.debugging.Assert(fits, [f"expected an image of at most {max_pixels} pixels, it has", height, "x", width])
-    with tf.control_dependencies([check] if check is not None else []):
-        return tf.identity(data)
+def one_by_one(data, max_pixels=MAX_CALL_PIXELS):
+    """string [batch], the bytes of image files -> bool []: whether they are so large together that only one may be in
+    memory at a time; see `map_examples`. By what their heads state: nothing is decoded.
+
+    Raises InvalidArgumentError when the graph runs: they have more pixels than `max_pixels` in all.
+    """
+    sizes = tf.map_fn(image_header.size, data, fn_output_signature=tf.TensorSpec([2], tf.int32))
+    total = tf.reduce_sum(tf.reduce_prod(tf.abs(tf.cast(sizes, tf.float32)), axis=-1))
+    fits = tf.debugging.Assert(total <= float(max_pixels), [
+        "the", tf.shape(data)[0], "images of this call have", total, f"pixels, expected at most {max_pixels} in all: "
+        "send fewer at a time"])
+    with tf.control_dependencies([] if fits is None else [fits]):
+        return total > float(MAX_PIXELS)
+
+
+def map_examples(function, elements, signature, alone):
+    """`tf.map_fn` of a batch's examples, several at once, or, where `alone` (bool []) says so, one after the other: the
+    memory is then that of one."""
+    return tf.cond(alone,
+                   lambda: tf.map_fn(function, elements, fn_output_signature=signature, parallel_iterations=1),
+                   lambda: tf.map_fn(function, elements, fn_output_signature=signature))
+
+
+def _decoded(data, which, max_pixels):
+    return tf.ensure_shape(_DECODERS[which](image_header.bounded(data, which, max_pixels)), [None, None, 3])
+
+
+# Called, not inlined: one node of the graph where the file is a JPEG or a PNG.
+@tf.function(autograph=False, experimental_attributes={"_noinline": True})
+def _decode_others(data, max_pixels):
+    kinds = (image_header.UNKNOWN, image_header.GIF, image_header.BMP, image_header.WEBP)
+    which = tf.argmax(tf.equal(kinds, image_header.kind(data)), output_type=tf.int32)
+    return tf.switch_case(which, [lambda which=which: _decoded(data, which, max_pixels) for which in kinds])
+
+
+_DECODERS = {
+    # Of what is no kind, TensorFlow says so.
+    image_header.UNKNOWN: lambda data: tf.io.decode_image(data, 3, expand_animations=False),
+    # Not decode_image, whose cosine transform is the quick one: up to 4 of 255 off.
+    image_header.JPEG: lambda data: tf.io.decode_jpeg(data, 3, dct_method="INTEGER_ACCURATE"),
+    image_header.PNG: lambda data: tf.io.decode_image(data, 3, expand_animations=False),
+    image_header.GIF: decode_first_frame,
+    image_header.BMP: decode_bmp,
+    # It has three channels or four and is asked for no other number.
+    image_header.WEBP: lambda data: tf.io.decode_image(data, 0, expand_animations=False)[..., :3],
+}
 
 
 def decode_depth(data, scale):
@@ -65,7 +110,10 @@ def decode_depth(data, scale):
 
     Where the value is 0 there is no measurement: valid is False and the depth 0.
     """
-    values = tf.io.decode_png(_bounded(data, MAX_PIXELS), channels=1, dtype=tf.uint16)
+    is_png = tf.debugging.Assert(image_header.is_at(data, 0, b"\x89PNG"), ["expected a 16-bit grey PNG"])
+    with tf.control_dependencies([] if is_png is None else [is_png]):   # None: eager, done already
+        data = image_header.bounded(data, image_header.PNG, MAX_PIXELS)
+    values = tf.io.decode_png(data, channels=1, dtype=tf.uint16)
     values = tf.cast(tf.ensure_shape(values, [None, None, 1]), tf.float32)
     return values * tf.cast(scale, tf.float32), values > 0
 
@@ -125,8 +173,8 @@ def decode_checked(data, name, channels=3):
     try:
         image = _compiled(decode_image, channels=channels)(data).numpy()
     except tf.errors.OpError as error:
-        raise ImageError(f"{name}: {len(data)} bytes that cannot be decoded, expected a whole JPEG, PNG, GIF or BMP "
-                         f"file: {_reason(error)}") from error
+        raise ImageError(f"{name}: {len(data)} bytes that cannot be decoded, expected a whole JPEG, PNG, GIF, BMP "
+                         f"or WebP file: {_reason(error)}") from error
     return image
 
 

@@ -11,7 +11,7 @@ from tfhf.data.image import decode_image, resize, to_float, to_uint8
 
 @dataclasses.dataclass(frozen=True)
 class ImageView(Config):
-    """How the bytes of a JPEG or PNG file become uint8 [size, size, channels].
+    """How the bytes of an image file become uint8 [size, size, channels].
 
     Attributes:
         size: height and width in pixels.

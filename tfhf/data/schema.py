@@ -408,7 +408,7 @@ TEXT_LABEL = RecordType(
     length_field="length",
 )
 
-# Images lie in records as the bytes of their files, JPEG or PNG (a GIF or BMP decodes as well), never encoded again.
+# Images lie in records as the bytes of their files, JPEG, PNG, GIF, BMP or WebP, never encoded again.
 # `pixels` is height * width of the first image. tfhf/data/image_records.py makes and checks these at write time.
 IMAGE_LABEL = RecordType(
     name="image_label",

@@ -129,6 +129,31 @@ def list_names(folder):
     return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
 
 
+# What lies in a folder; a link is what it leads to. SPECIAL: a pipe or the like. BROKEN: a link that leads nowhere.
+FILE, FOLDER, SPECIAL, BROKEN = "file", "folder", "special", "broken"
+
+
+def list_entries(folder):
+    """Sorted (name, FILE, FOLDER, SPECIAL or BROKEN) of what is in a folder; empty when the folder does not exist."""
+    if is_remote(folder):
+        return [(name, FOLDER if is_folder else FILE) for name, is_folder in _gcs().list_entries(folder)]
+    if not os.path.isdir(folder):
+        return []
+    with os.scandir(folder) as entries:
+        return sorted((entry.name, _kind_of(entry)) for entry in entries)
+
+
+def _kind_of(entry):
+    try:
+        if entry.is_dir():
+            return FOLDER
+        if entry.is_file():
+            return FILE
+        return SPECIAL if os.path.exists(entry.path) else BROKEN
+    except OSError:   # links that lead in a circle, a disk that is gone
+        return BROKEN
+
+
 def make_folder(folder):
     """Makes a folder and those above it; one that exists is left as it is."""
     if is_remote(folder):
