@@ -112,7 +112,8 @@ class ImageFolder(Dataset):
 
     def options(self, split):
         options = {"layout": self._layout, "listing_sha256": listing_sha256(
-            (item["id"], *item["files"], str(item.get("label", ""))) for item in self._items[split])}
+            (item["id"], *item["files"], str(item.get("label", "")), *["unusable"] * ("problem" in item))
+            for item in self._items[split])}
         if self._layout == "classes":
             options["classes"] = self.classes
         if self._layout == "div2k":
@@ -173,6 +174,8 @@ class ImageFolder(Dataset):
                           "DIV2K's, NYUv2's, images alone, or --pairs or --stereo")
 
     def _refuse_beside(self, image, folders):
+        if image in self._files.unreadable:   # a link that should lead to a folder, perhaps
+            raise RecordError(self._files.problems[image])
         raise RecordError(f"{self._path(image)}: images beside folders of images, {folders[:3]}; expected --layout "
                           "originals or classes, or that file in another place")
 

@@ -127,7 +127,7 @@ class Pictures:
             self._refuse(path, f"{whole!r}: its name is not UTF-8: rename it", True)
         elif kind == storage.BROKEN:
             target = os.readlink(whole) if os.path.islink(whole) else "it"
-            self._refuse(path, f"{whole}: a link to {target}, which does not exist or cannot be reached")
+            self._refuse(path, f"{whole}: a link to {target}, which does not exist or cannot be reached", True)
         elif kind != storage.FILE:
             self._refuse(path, f"{whole}: no ordinary file, expected an image", True)
         elif ending in _OTHERS:

@@ -50,7 +50,7 @@ def test_a_short_table_of_colours_and_those_of_other_bits():
 @pytest.mark.parametrize("data, message", [
     (bmp(8, 9, 4, compression=1), "8 bits a pixel and compression 1"),
     (bmp(16, 9, 4), "16 bits a pixel"),
-    (bmp(32, 9, 4, compression=3, masks=struct.pack("<III", 0xFF, 0xFF00, 0xFF0000)), "32 bits a pixel and compression"),
+    (bmp(32, 9, 4, compression=3, masks=struct.pack("<III", 0xFF, 0xFF00, 0xFF0000)), "32 bits a pixel and"),
     (bmp(8, 9, 4)[:-10], "a BMP with 38 bytes of pixels, expected 48"),
     (bmp(4, 9, 4)[:60], "bytes of pixels, expected"),
     (bmp(2, 9, 4), "2 bits a pixel"),

@@ -42,7 +42,8 @@ def own_table(data):
 MORE = {"save_all": True, "append_images": [PALETTE.rotate(90), PALETTE.resize((5, 5))]}
 FILES = {
     "plain": gif(), "interlaced": gif(interlace=1), "not interlaced": gif(interlace=0),
-    "transparent": gif(transparency=7), "animated": gif(**MORE, duration=50, loop=0), "long comment": gif(comment=b"x" * 2000),
+    "transparent": gif(transparency=7), "animated": gif(**MORE, duration=50, loop=0),
+    "long comment": gif(comment=b"x" * 2000),
     "grey": gif(PALETTE.convert("L")), "two colours": gif(PALETTE.convert("1")),
     "small frame": placed(gif(), (60, 50)), "moved frame": placed(gif(), (60, 50), (5, 7)),
     "small transparent frame": placed(gif(transparency=77), (60, 50), (3, 0)),

@@ -14,6 +14,10 @@ UNKNOWN, JPEG, PNG, GIF, BMP, WEBP = range(6)
 _HEAD_BYTES = 32
 _PNG_CHANNELS = (1, 0, 3, 1, 2, 0, 4)   # by the type of colour, which is byte 25
 _ANIMATED = 2                           # a flag in byte 20 of a VP8X
+# Pixels that a byte of the file can hold at the very most. In a JPEG each block of 64 pixels has a code of a bit or
+# more, and a sampling of 4 to 1 leaves out a quarter of the blocks; the longest of GIF's codes stands for 3,838 pixels
+# and has 12 bits. In a PNG deflate makes 1,032 bytes of one.
+_MOST_PIXELS = {JPEG: 2048.0, GIF: 4096.0}
 _DEFLATED_BYTES = 1032
 MAX_SIDE = 65535  # as in a JPEG and a GIF
 MAX_SCANS = 200   # of a progressive JPEG, each of which passes over all blocks; encoders write 10
@@ -39,7 +43,8 @@ def size(data):
             found = tf.where(tf.equal(which, number), read(head), found)
         return found
 
-    return tf.cond(is_at(data, 0, b"\xff\xd8"), lambda: tf.io.extract_jpeg_shape(data)[:2], of_others)
+    found = tf.cond(is_at(data, 0, b"\xff\xd8"), lambda: tf.io.extract_jpeg_shape(data)[:2], of_others)
+    return tf.ensure_shape(found, [2])
 
 
 def bounded(data, which, max_pixels):
@@ -60,8 +65,9 @@ def bounded(data, which, max_pixels):
     # Resizing keeps a picture as wide as it was and as high as it shall be: a line of a million pixels is a bomb.
     check((tf.abs(height) <= MAX_SIDE) & (tf.abs(width) <= MAX_SIDE),
           f"expected an image whose sides have at most {MAX_SIDE} pixels, it has", height, "x", width)
-    if which in _MOST_PIXELS:
-        check(pixels <= tf.cast(length, tf.float32) * _MOST_PIXELS[which](head), "a file of", length,
+    if which in (JPEG, PNG, GIF):
+        most = _pixels_of_png(head) if which == PNG else _MOST_PIXELS[which]
+        check(pixels <= tf.cast(length, tf.float32) * most, "a file of", length,
               "bytes that states", height, "x", width, "pixels, expected a whole one")
     if which == JPEG:
         parts = tf.raw_ops.StringSplitV2(input=data[None], sep=b"\xff\xda", maxsplit=MAX_SCANS + 1).values
@@ -76,12 +82,6 @@ def bounded(data, which, max_pixels):
 def _pixels_of_png(head):
     bits = head[24] * tf.gather(tf.constant(_PNG_CHANNELS), tf.clip_by_value(head[25], 0, len(_PNG_CHANNELS) - 1))
     return 8.0 * _DEFLATED_BYTES / tf.cast(tf.maximum(bits, 1), tf.float32)
-
-
-# Pixels that a byte of the file can hold at the very most. In a JPEG each block of 64 pixels has a code of a bit or
-# more, and a sampling of 4 to 1 leaves out a quarter of the blocks; deflate makes 1,032 bytes of one; the longest of
-# GIF's codes stands for 3,838 pixels and has 12 bits.
-_MOST_PIXELS = {JPEG: lambda head: 2048.0, PNG: _pixels_of_png, GIF: lambda head: 4096.0}
 
 
 def _bmp_size(head):
