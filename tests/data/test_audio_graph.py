@@ -44,7 +44,7 @@ def with_chunks(data, *before):
 
 
 @pytest.mark.parametrize("form", ["WAV", "WAVEX"])
-@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT"])
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"])
 @pytest.mark.parametrize("channels", [1, 2, 5])
 def test_every_kind_of_sample_is_what_soundfile_reads(subtype, form, channels):
     data = encode(noise(1001, channels), 16000, subtype, form)
@@ -94,11 +94,32 @@ def test_other_chunks_are_skipped_also_those_of_odd_size():
     np.testing.assert_array_equal(run(data + b"tag left behind"), run(data))
 
 
-def test_a_streamed_file_that_does_not_know_its_size_is_read():
-    data = bytearray(encode(noise(500), 16000))
+@pytest.mark.parametrize("size", [0, 0x7FFFFFFF, 0x7FFFF000, 0x7FFFFFDB, 0x80000000, 0xFFFFFFFF, 0xFFFFFFDB])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
+def test_a_streamed_file_that_does_not_know_its_size_is_read(size, subtype):
+    data = bytearray(encode(noise(501), 16000, subtype))
     plain = run(bytes(data))
-    data[40:44] = b"\xff\xff\xff\xff"
+    begin = data.index(b"data") + 4
+    data[begin:begin + 4] = struct.pack("<I", size)
     np.testing.assert_array_equal(run(bytes(data)), plain)
+    if subtype == "PCM_16":
+        with pytest.raises(tf.errors.InvalidArgumentError, match="the last 1 of them part of a frame of 2"):
+            run(bytes(data[:-1]))
+
+
+RIFF, FMT, DATA = b"RIFF\0\0\0\0WAVE", *(encode(noise(500), 16000)[part] for part in (slice(12, 36), slice(44, None)))
+
+
+@pytest.mark.parametrize("data", [
+    RIFF + chunk(b"data", DATA) + FMT, RIFF + FMT + chunk(b"data", DATA) + chunk(b"LIST", b"abc"),
+    RIFF + b"bext\3\0\0\0odd" + FMT + chunk(b"data", DATA), RIFF + FMT + chunk(b"data", DATA) + bytes(100),
+    b"RF64" + b"\xff" * 4 + b"WAVE" + chunk(b"ds64", struct.pack("<QQQI", 0, len(DATA), 500, 0)) + FMT
+    + b"data" + b"\xff" * 4 + DATA,
+    b"RF64" + b"\xff" * 4 + b"WAVE" + chunk(b"ds64", bytes(28)) + FMT + b"data" + b"\xff" * 4 + DATA,
+], ids=["data first", "LIST behind", "odd chunk, not padded", "junk behind", "RF64", "RF64, streamed"])
+def test_chunks_in_any_order_as_load_audio_reads_them(data):
+    np.testing.assert_array_equal(run(data)[:500], load_audio(data))
+    np.testing.assert_array_equal(run(data), run(encode(noise(500), 16000)))
 
 
 def edited(offset, value, samples=100, subtype="PCM_16", rate_hz=16000):
@@ -125,8 +146,10 @@ BAD = {
     "0 channels": (edited(22, b"\0\0"), "0 channels"),
     "65535 channels": (edited(22, b"\xff\xff"), "65535 channels of 16 bits in frames of 2 bytes"),
     "frame of 0 bytes": (edited(32, b"\0\0"), "in frames of 0 bytes, expected frames of 2"),
-    "mu-law": (encode(noise(100), 8000, "ULAW"), "format code 7 with 8 bits"),
-    "64-bit float": (encode(noise(100), 8000, "DOUBLE"), "format code 3 with 64 bits"),
+    "mu-law of 16 bits": (edited(20, b"\x07\0"), "format code 7 with 16 bits"),
+    "ADPCM": (encode(noise(2000), 8000, "MS_ADPCM"), "format code 2 with 4 bits"),
+    "two joined": (WHOLE + WHOLE, "more samples behind the first data chunk"),
+    "two data chunks": (WHOLE + chunk(b"data", bytes(20)), "more samples behind the first data chunk"),
     "12 bits": (edited(34, b"\x0c\0"), "format code 1 with 12 bits"),
     "no samples": (encode(noise(0), 16000), "0 samples"),
     "NaN": (encode(np.array([0.1, np.nan], np.float32), 16000, "FLOAT"), "NaN"),

@@ -73,7 +73,7 @@ def sound_parts(data, name):
 # -- RIFF: WAV, RF64, W64 --------------------------------------------------------------------------------------------
 
 _RIFF_ORDER = {b"RIFF": "<", b"RF64": "<", b"BW64": "<", b"RIFX": ">"}
-_KNOWN_CHUNKS = (b"data", b"fmt ", b"fact", b"LIST", b"bext", b"cue ", b"id3 ", b"JUNK", b"PEAK", b"smpl")
+KNOWN_CHUNKS = (b"data", b"fmt ", b"fact", b"LIST", b"bext", b"cue ", b"id3 ", b"JUNK", b"PEAK", b"smpl")
 
 
 def size_is_unknown(size):
@@ -146,7 +146,7 @@ def _one_wav(data, name, start):
 def _next_chunk(data, begin, size):
     """Where the chunk behind this one begins. A chunk of odd size is padded; some programs forget it."""
     end = begin + size
-    if size & 1 and data[end + 1:end + 5] not in _KNOWN_CHUNKS and data[end:end + 4] in _KNOWN_CHUNKS:
+    if size & 1 and data[end + 1:end + 5] not in KNOWN_CHUNKS and data[end:end + 4] in KNOWN_CHUNKS:
         return end
     return end + (size & 1)
 
@@ -165,7 +165,7 @@ def _data_size(data, name, begin, size, size_64):
 
 def _are_chunks(data, place):
     """Is what begins at `place` nothing but chunks up to the end of the file?"""
-    while place + 8 <= len(data) and data[place:place + 4] in _KNOWN_CHUNKS:
+    while place + 8 <= len(data) and data[place:place + 4] in KNOWN_CHUNKS:
         place = _next_chunk(data, place + 8, int.from_bytes(data[place + 4:place + 8], "little"))
     return place == len(data)
 

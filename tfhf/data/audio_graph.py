@@ -7,15 +7,15 @@ the bytes received and `max_samples` allow.
 """
 
 import math
+from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from tfhf.data.audio import LOUDEST, SAMPLE_RATE_HZ
+from tfhf.data.audio_formats import A_LAW, EXTENSIBLE, FLOAT, KNOWN_CHUNKS, MAX_CHUNKS, MU_LAW, PCM
 
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 4000, 192000
-MAX_CHUNKS = 4096            # real files have fewer than ten; a bound on the loop over hostile ones
-_PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
-_UNKNOWN_SIZE = 0xFFFFFFFF   # what a program writes that streams a WAV and cannot go back to its header
 
 # The low pass of soxr's very high quality, read off its answers to single impulses: flat to 91.3 % of the lower Nyquist
 # frequency, 175 dB down at 100 %. A sinc cut off at CUTOFF of that frequency, under a Kaiser window of shape BETA that
@@ -37,32 +37,81 @@ def _integer(data, position, size):
     return tf.reduce_sum(parts * tf.constant([256**power for power in range(size)], tf.int64))
 
 
+class _Chunks(NamedTuple):
+    """What was found of a RIFF file's chunks: int64 scalars; -1 where nothing was."""
+
+    position: tf.Tensor   # of the chunk that comes next
+    fmt: tf.Tensor        # where the content of the fmt chunk begins
+    fmt_size: tf.Tensor
+    begin: tf.Tensor      # where the samples begin
+    size: tf.Tensor       # their bytes, as the data chunk states them
+    size_64: tf.Tensor    # the same, as RF64's ds64 chunk states them
+    more: tf.Tensor       # how many data chunks, and WAV files joined to this one, follow
+
+
+def _kind(data, length, position):
+    """The four letters at `position`; fewer at the end of the file."""
+    return tf.strings.substr(data, tf.minimum(position, length), 4)
+
+
+def _is_one_of(kind, kinds):
+    return tf.reduce_any(tf.equal(kind, list(kinds)))
+
+
 def _find_chunks(data, length, name):
-    """(begin of fmt, its size, begin of data, its size), int64 scalars; every chunk lies within the file."""
-    none = tf.constant(-1, tf.int64)
+    """(begin of fmt, its size, begin of the samples, their size, whether it is exact); all lie within the file."""
+    def searching(count, is_over, chunks):
+        return ~is_over & (chunks.position + 8 <= length) & (count < MAX_CHUNKS)
 
-    def searching(count, position, fmt, fmt_size, begin, size):
-        return (begin < 0) & (position + 8 <= length) & (count < MAX_CHUNKS)
+    def step(count, is_over, chunks):
+        kind = _kind(data, length, chunks.position)
+        stated, inside = _integer(data, chunks.position + 4, 4), chunks.position + 8
+        has_samples = chunks.begin >= 0
+        is_fmt, is_data = tf.equal(kind, b"fmt ") & (chunks.fmt < 0), tf.equal(kind, b"data")
+        is_first, is_ds64 = is_data & ~has_samples, tf.equal(kind, b"ds64") & (inside + 16 <= length)
+        joined = _is_one_of(kind, (b"RIFF", b"RF64")) & tf.equal(_kind(data, length, inside), b"WAVE")
+        more = has_samples & (is_data | joined)
+        # Some programs forget to pad a chunk of odd size.
+        end = inside + stated
+        unpadded = (_is_one_of(_kind(data, length, end), KNOWN_CHUNKS)
+                    & ~_is_one_of(_kind(data, length, end + 1), KNOWN_CHUNKS))
+        found = _Chunks(position=end + tf.where(unpadded, tf.zeros_like(stated), stated % 2),
+                        fmt=tf.where(is_fmt, inside, chunks.fmt), fmt_size=tf.where(is_fmt, stated, chunks.fmt_size),
+                        begin=tf.where(is_first, inside, chunks.begin),
+                        size=tf.where(is_first, stated, chunks.size),
+                        size_64=tf.cond(is_ds64, lambda: _integer(data, inside + 8, 8), lambda: chunks.size_64),
+                        more=chunks.more + tf.cast(more, tf.int64))
+        # Behind the samples, what is no chunk is junk, and it is passed over.
+        junk = has_samples & ~_is_one_of(kind, KNOWN_CHUNKS)
+        position = tf.where(junk, chunks.position, found.position)
+        return count + 1, junk | more, found._replace(position=position)
 
-    def step(count, position, fmt, fmt_size, begin, size):
-        kind = tf.strings.substr(data, position, 4)
-        stated = _integer(data, position + 4, 4)
-        inside = position + 8
-        is_fmt, is_data = tf.equal(kind, b"fmt "), tf.equal(kind, b"data")
-        return (count + 1, inside + stated + stated % 2, tf.where(is_fmt, inside, fmt),
-                tf.where(is_fmt, stated, fmt_size), tf.where(is_data, inside, begin), tf.where(is_data, stated, size))
-
-    start = (tf.constant(0), tf.constant(12, tf.int64), none, none, none, none)
-    _, _, fmt, fmt_size, begin, size = tf.while_loop(searching, step, start, parallel_iterations=1)
-    begin = _require(begin >= 0, begin, name, ": truncated: no data chunk in its ", length,
+    none, zero = tf.constant(-1, tf.int64), tf.constant(0, tf.int64)
+    start = _Chunks(tf.constant(12, tf.int64), none, none, none, none, none, zero)
+    _, _, found = tf.while_loop(searching, step, (tf.constant(0), tf.constant(False), start), parallel_iterations=1)
+    begin = _require(found.begin >= 0, found.begin, name, ": truncated: no data chunk in its ", length,
                      " bytes, expected a whole WAV file")
-    fmt, fmt_size = _require((fmt >= 0) & (fmt_size >= 16) & (fmt + fmt_size <= begin), (fmt, fmt_size), name,
-                             ": no fmt chunk of 16 bytes or more before the data chunk, expected a whole WAV file")
+    begin = _require(tf.equal(found.more, 0), begin, name, ": more samples behind the first data chunk, expected one "
+                     "data chunk and one WAV file")
+    whole = (found.fmt >= 0) & (found.fmt_size >= 16) & (found.fmt + found.fmt_size <= length)
+    fmt, fmt_size = _require(whole, (found.fmt, found.fmt_size), name,
+                             ": no fmt chunk of 16 bytes or more in the file, expected a whole WAV file")
     there = length - begin
-    size = tf.where(tf.equal(size, _UNKNOWN_SIZE), there, size)
+    size = tf.where(tf.equal(found.size, 0xFFFFFFFF) & (found.size_64 > 0) & (found.size_64 < 1 << 62), found.size_64,
+                    found.size)
+    placeholder = _is_placeholder(size) & (size > there)
+    # A data chunk of 0 bytes is empty if nothing but other chunks follows it, else its program streamed.
+    streamed = tf.equal(size, 0) & ~tf.equal(found.position, length)
+    exact = ~(placeholder | streamed)
+    size = tf.where(exact, size, there)
     size = _require(size <= there, size, name, ": truncated: its header states ", size,
                     " bytes of samples, the file has ", there, ", expected a whole WAV file")
-    return fmt, fmt_size, begin, size
+    return fmt, fmt_size, begin, size, exact
+
+
+def _is_placeholder(size):
+    """As tfhf.data.audio_formats.size_is_unknown, which says why."""
+    return (size >= 0x7FFFE000) & (size <= 0x80001000) | (size >= 0xFFFFE000) & (size <= 0xFFFFFFFF)
 
 
 def _read_24_bit(raw):
@@ -72,39 +121,63 @@ def _read_24_bit(raw):
     return tf.cast(low + 256 * middle + 65536 * signed, tf.float32) / 2.0**23
 
 
+def _mu_law_values():
+    """ITU-T G.711: the value of each of the 256 codes."""
+    code = 255 - np.arange(256)
+    size = ((2 * (code & 15) + 33) << (code >> 4 & 7)) - 33
+    return (np.where(code & 128, -size, size) / 8192).astype(np.float32)
+
+
+def _a_law_values():
+    """ITU-T G.711: the value of each of the 256 codes."""
+    code = np.arange(256) ^ 0x55
+    exponent, mantissa = code >> 4 & 7, code & 15
+    size = np.where(exponent, (2 * mantissa + 33) << np.maximum(exponent - 1, 0), 2 * mantissa + 1)
+    return (np.where(code & 128, size, -size) / 4096).astype(np.float32)
+
+
+def _look_up(values):
+    return lambda raw: tf.gather(tf.constant(values), tf.cast(tf.io.decode_raw(raw, tf.uint8), tf.int32))
+
+
 _READERS = (   # format code, bits per sample, string scalar -> float32 [values] in [-1, 1)
-    (_PCM, 8, lambda raw: (tf.cast(tf.io.decode_raw(raw, tf.uint8), tf.float32) - 128.0) / 128.0),
-    (_PCM, 16, lambda raw: tf.cast(tf.io.decode_raw(raw, tf.int16), tf.float32) / 2.0**15),
-    (_PCM, 24, _read_24_bit),
-    (_PCM, 32, lambda raw: tf.cast(tf.io.decode_raw(raw, tf.int32), tf.float32) / 2.0**31),
-    (_FLOAT, 32, lambda raw: tf.io.decode_raw(raw, tf.float32)),
+    (PCM, 8, lambda raw: (tf.cast(tf.io.decode_raw(raw, tf.uint8), tf.float32) - 128.0) / 128.0),
+    (PCM, 16, lambda raw: tf.cast(tf.io.decode_raw(raw, tf.int16), tf.float32) / 2.0**15),
+    (PCM, 24, _read_24_bit),
+    (PCM, 32, lambda raw: tf.cast(tf.io.decode_raw(raw, tf.int32), tf.float32) / 2.0**31),
+    (FLOAT, 32, lambda raw: tf.io.decode_raw(raw, tf.float32)),
+    (FLOAT, 64, lambda raw: tf.cast(tf.io.decode_raw(raw, tf.float64), tf.float32)),
+    (A_LAW, 8, _look_up(_a_law_values())),
+    (MU_LAW, 8, _look_up(_mu_law_values())),
 )
 
 
 def decode_wav(data, name="wav"):
     """The bytes of a WAV file -> (float32 [samples] mono, the mean of the channels; sample rate in Hz, int32 scalar).
 
-    8-bit unsigned, 16-, 24- and 32-bit signed PCM and 32-bit float, plain or WAVE_FORMAT_EXTENSIBLE, any number of
-    channels, other chunks skipped.
+    8-bit unsigned, 16-, 24- and 32-bit signed PCM, 32- and 64-bit float, A-law and mu-law, plain or
+    WAVE_FORMAT_EXTENSIBLE, RIFF or RF64, any number of channels, other chunks skipped. Where the program that wrote it
+    could not state a size, samples go to the end of the file.
 
     Args:
       data: string scalar.
       name: what errors call it; str or string scalar.
-    Raises (when the graph runs) InvalidArgumentError: not RIFF/WAVE, truncated, a kind of sample not named above,
+    Raises (when the graph runs) InvalidArgumentError: not RIFF/WAVE, truncated, joined files, a kind of sample not named above,
     a rate outside 4 to 192 kHz, 0 samples, NaN, infinite or huge samples.
     """
     data, name = tf.convert_to_tensor(data, tf.string), tf.convert_to_tensor(name, tf.string)
     length = tf.cast(tf.strings.length(data), tf.int64)
     data = _require(length > 0, data, name, ": the file is empty (0 bytes), expected a WAV file")
     data = _require(length >= 12, data, name, ": only ", length, " bytes, expected a whole WAV file")
-    is_wave = tf.equal(tf.strings.substr(data, 0, 4), b"RIFF") & tf.equal(tf.strings.substr(data, 8, 4), b"WAVE")
+    is_riff = _is_one_of(tf.strings.substr(data, 0, 4), (b"RIFF", b"RF64"))
+    is_wave = is_riff & tf.equal(tf.strings.substr(data, 8, 4), b"WAVE")
     data = _require(is_wave, data, name, ": does not begin with RIFF and WAVE, expected a WAV file")
-    fmt, fmt_size, begin, size = _find_chunks(data, length, name)
+    fmt, fmt_size, begin, size, exact = _find_chunks(data, length, name)
 
     code, channels, rate = _integer(data, fmt, 2), _integer(data, fmt + 2, 2), _integer(data, fmt + 4, 4)
     frame_bytes, bits = _integer(data, fmt + 12, 2), _integer(data, fmt + 14, 2)
     # An extensible header keeps the format code in the first two bytes of its sub-format, 24 bytes further on.
-    extended = tf.equal(code, _EXTENSIBLE) & (fmt_size >= 40)
+    extended = tf.equal(code, EXTENSIBLE) & (fmt_size >= 40)
     code = tf.cond(extended, lambda: _integer(data, fmt + 24, 2), lambda: code)
     rate = _require(rate > 0, rate, name, ": the sample rate is 0 Hz, expected more than 0")
     rate = _require((rate >= LOWEST_RATE_HZ) & (rate <= HIGHEST_RATE_HZ), rate, name, ": the sample rate is ", rate,
@@ -112,11 +185,16 @@ def decode_wav(data, name="wav"):
     known = tf.stack([tf.equal(code, c) & tf.equal(bits, b) for c, b, _ in _READERS])
     which = tf.argmax(tf.cast(known, tf.int32), output_type=tf.int32)
     which = _require(tf.reduce_any(known), which, name, ": format code ", code, " with ", bits, " bits per sample, "
-                     "expected PCM (1) with 8, 16, 24 or 32 bits or float (3) with 32 bits")
+                     "expected PCM (1) with 8, 16, 24 or 32 bits, float (3) with 32 or 64, A-law (6) or mu-law (7) with 8")
     channels = _require((channels > 0) & tf.equal(frame_bytes, channels * bits // 8), channels, name, ": ", channels,
                         " channels of ", bits, " bits in frames of ", frame_bytes, " bytes, expected frames of ",
                         channels * bits // 8, " bytes and at least one channel")
     frame_bytes = channels * bits // 8
+    odd = size % frame_bytes
+    # Of samples to the end of the file, a last byte may be the padding of an odd number.
+    padded = tf.equal(odd, 1) & tf.equal(size % 2, 0)
+    size = _require(exact | tf.equal(odd, 0) | padded, size, name, ": truncated: ", size, " bytes of samples, the last ",
+                    odd, " of them part of a frame of ", frame_bytes, ", expected a whole WAV file")
     frames = size // frame_bytes
     frames = _require(frames > 0, frames, name, ": 0 samples, expected at least one")
 
