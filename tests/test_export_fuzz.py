@@ -21,8 +21,10 @@ RUNNER = Path(__file__).with_name("c_api_runner.py")
 NIGHTLY = os.environ.get("TFHF_NIGHTLY") == "1"
 BASES = [wav(count=300, rate_hz=rate, subtype=subtype, channels=channels)
          for rate, subtype, channels in [(8000, "PCM_16", 1), (44100, "PCM_24", 2), (16000, "PCM_U8", 1),
-                                         (96000, "FLOAT", 3), (11025, "PCM_32", 1)]]
-EXTREMES = [0, 1, 2, 3, 7, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF]
+                                         (96000, "FLOAT", 3), (11025, "PCM_32", 1), (8000, "ULAW", 2),
+                                         (8000, "ALAW", 1), (22050, "DOUBLE", 2)]]
+EXTREMES = [0, 1, 2, 3, 7, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFDB, 0xFFFFFFFE,
+            0xFFFFFFFF]
 
 
 def _flip_bits(data, rng):
@@ -73,7 +75,11 @@ def _repeat(data, rng):
     return data[:begin] + data[begin:begin + 8] * int(rng.integers(1, 5000)) + data[begin:]
 
 
-MUTATIONS = [_flip_bits, _cut, _edit_header, _edit_size, _random_bytes, _insert_chunk, _repeat]
+def _join(data, rng):
+    return data + BASES[int(rng.integers(len(BASES)))]
+
+
+MUTATIONS = [_flip_bits, _cut, _edit_header, _edit_size, _random_bytes, _insert_chunk, _repeat, _join]
 
 
 def mutated(number):

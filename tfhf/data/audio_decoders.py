@@ -159,7 +159,9 @@ class _Ffmpeg:
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._log,
                                          cwd=folder)
         stack.callback(self._stop)
-        resource.prlimit(self._process.pid, resource.RLIMIT_AS, (_FFMPEG_BYTES, _FFMPEG_BYTES))
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)   # may be lowered, not raised
+        most = _FFMPEG_BYTES if hard == resource.RLIM_INFINITY else min(_FFMPEG_BYTES, hard)
+        resource.prlimit(self._process.pid, resource.RLIMIT_AS, (most, most))
         self._timer = threading.Timer(_FFMPEG_SECONDS, self._process.kill)
         self._timer.daemon = True
         self._timer.start()
