@@ -99,7 +99,7 @@ def test_every_broken_file_is_answered(task_class, count, tmp_path):
     files = [mutated(number) for number in range(count)]
     process = subprocess.run([sys.executable, "-I", str(RUNNER), folder, "serving_default"],
                              input=pickle.dumps([{"wav": [data]} for data in files]), capture_output=True,
-                             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}, timeout=300)   # takes seconds: no hang
+                             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}, timeout=1800 if NIGHTLY else 300)   # no hang
     assert process.returncode == 0, process.stderr.decode(errors="replace")[-3000:]
     answers, peak_bytes = pickle.loads(process.stdout), int(process.stderr.split()[-1])
     assert len(answers) == count

@@ -1,4 +1,4 @@
-"""The table of docs/audio_formats.md, from the files of tests/audio_files.py as records, `transcribe` and exports see them.
+"""The table of docs/audio_formats.md: the files of tests/audio_files.py as records, `transcribe` and exports see them.
 
 Where it differs, TFHF_WRITE_TABLE=1 writes the page anew.
 """

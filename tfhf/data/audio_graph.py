@@ -162,8 +162,8 @@ def decode_wav(data, name="wav"):
     Args:
       data: string scalar.
       name: what errors call it; str or string scalar.
-    Raises (when the graph runs) InvalidArgumentError: not RIFF/WAVE, truncated, joined files, a kind of sample not named above,
-    a rate outside 4 to 192 kHz, 0 samples, NaN, infinite or huge samples.
+    Raises (when the graph runs) InvalidArgumentError: not RIFF/WAVE, truncated, joined files, a kind of sample not
+    named above, a rate outside 4 to 192 kHz, 0 samples, NaN, infinite or huge samples.
     """
     data, name = tf.convert_to_tensor(data, tf.string), tf.convert_to_tensor(name, tf.string)
     length = tf.cast(tf.strings.length(data), tf.int64)
@@ -185,7 +185,8 @@ def decode_wav(data, name="wav"):
     known = tf.stack([tf.equal(code, c) & tf.equal(bits, b) for c, b, _ in _READERS])
     which = tf.argmax(tf.cast(known, tf.int32), output_type=tf.int32)
     which = _require(tf.reduce_any(known), which, name, ": format code ", code, " with ", bits, " bits per sample, "
-                     "expected PCM (1) with 8, 16, 24 or 32 bits, float (3) with 32 or 64, A-law (6) or mu-law (7) with 8")
+                     "expected PCM (1) with 8, 16, 24 or 32 bits, float (3) with 32 or 64, A-law (6) or mu-law (7) "
+                     "with 8")
     channels = _require((channels > 0) & tf.equal(frame_bytes, channels * bits // 8), channels, name, ": ", channels,
                         " channels of ", bits, " bits in frames of ", frame_bytes, " bytes, expected frames of ",
                         channels * bits // 8, " bytes and at least one channel")
@@ -193,8 +194,9 @@ def decode_wav(data, name="wav"):
     odd = size % frame_bytes
     # Of samples to the end of the file, a last byte may be the padding of an odd number.
     padded = tf.equal(odd, 1) & tf.equal(size % 2, 0)
-    size = _require(exact | tf.equal(odd, 0) | padded, size, name, ": truncated: ", size, " bytes of samples, the last ",
-                    odd, " of them part of a frame of ", frame_bytes, ", expected a whole WAV file")
+    size = _require(exact | tf.equal(odd, 0) | padded, size, name, ": truncated: ", size,
+                    " bytes of samples, the last ", odd, " of them part of a frame of ", frame_bytes,
+                    ", expected a whole WAV file")
     frames = size // frame_bytes
     frames = _require(frames > 0, frames, name, ": 0 samples, expected at least one")
 
