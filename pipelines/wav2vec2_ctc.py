@@ -21,7 +21,6 @@ The vocabulary is the checkpoint's, or of a folder that `Wav2Vec2CTCTokenizer.fr
 import dataclasses
 import tempfile
 
-import numpy as np
 import tensorflow as tf
 
 from tfhf import checkpoints
@@ -32,7 +31,8 @@ from tfhf.data.shapes import fixed_length, int16_window
 from tfhf.losses.ctc import CTCLoss
 from tfhf.metrics.word_errors import CharacterErrorRate, WordErrorRate
 from tfhf.models.wav2vec2.config import Wav2Vec2Config
-from tfhf.models.wav2vec2.convert import small_config, tiny_config
+from tfhf.models.wav2vec2.convert import read_config, small_config, tiny_config
+from tfhf.models.wav2vec2.labels import CTCLabels
 from tfhf.models.wav2vec2.model import Wav2Vec2ForCTC
 from tfhf.models.wav2vec2.processor import Wav2Vec2FeatureExtractor
 from tfhf.models.wav2vec2.tokenizer import Wav2Vec2CTCTokenizer
@@ -51,7 +51,7 @@ class Wav2Vec2CTCConfig(Config):
     for nothing otherwise. `new_head`: the checkpoint has no head, or another vocabulary's. `vocabulary`: folder with a
     vocab.json, None: `pretrained`. `start_from`: a run's folder, whose last checkpoint training begins with.
     `unknown`: characters that the vocabulary lacks are an "error", or dropped ("drop"), or "unk". `zero_infinity`:
-    clips too short for their transcript teach nothing, instead of a loss of infinity."""
+    clips too short for their transcript teach nothing, instead of being an error."""
 
     pretrained: str = "facebook/wav2vec2-base"
     vocabulary: str | None = None
@@ -78,6 +78,8 @@ class Wav2Vec2CTCTask(Task):  # waveforms in, transcripts out
         self.tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(config.vocabulary or config.pretrained)
         self.buckets = (round(16000 * config.max_seconds),)
         self.decoder = Wav2Vec2CTCDecoder(self.tokenizer, config.decoder)
+        model = config.model if config.pretrained == SCRATCH else read_config(config.pretrained)
+        self.labels = CTCLabels(self.tokenizer, model, config.unknown, config.max_label_symbols, config.zero_infinity)
 
     @classmethod
     def tiny(cls):
@@ -86,13 +88,9 @@ class Wav2Vec2CTCTask(Task):  # waveforms in, transcripts out
         return cls(Wav2Vec2CTCConfig(SCRATCH, folder, model=tiny_config(), max_seconds=1.0, max_label_symbols=32,
                                      apply_spec_augment=False))
 
-    def _labels(self, text, clip):
-        text, clip = (np.asarray(x).item().decode("utf-8") for x in (text, clip))
-        ids = self.tokenizer.labels(text, self.config.unknown, self.config.max_label_symbols, clip)
-        return np.array(ids, "int32")
-
     def preprocess(self, example, bucket, training):
-        labels = tf.numpy_function(self._labels, [example["text"], example["id"]], tf.int32)
+        record = [example["text"], example["id"], tf.size(example["audio"]), training]
+        labels = tf.numpy_function(self.labels.of_record, record, tf.int32)
         inputs = {"input_values": int16_window(example["audio"], bucket), "input_lengths": tf.size(example["audio"])}
         return inputs, fixed_length(tf.ensure_shape(labels, [None]), self.config.max_label_symbols, -100), 1.0
 

@@ -16,7 +16,6 @@ Its learning rate 1e-5 grows with the root of the batch's factor 8 to 2.8e-5, it
 import dataclasses
 import tempfile
 
-import numpy as np
 import tensorflow as tf
 
 from tfhf.config import Config
@@ -27,6 +26,7 @@ from tfhf.data.shapes import fixed_length, int16_window
 from tfhf.losses.cross_entropy import TokenCrossEntropy
 from tfhf.metrics.word_errors import CharacterErrorRate, WordErrorRate
 from tfhf.models.whisper.convert import write_tiny_checkpoint
+from tfhf.models.whisper.labels import TranscriptLabels
 from tfhf.models.whisper.model import WhisperForConditionalGeneration
 from tfhf.models.whisper.processor import WhisperProcessor
 from tfhf.optimizers import OptimizerConfig
@@ -40,10 +40,11 @@ class WhisperTaskConfig(Config):
     """`pretrained`: a Hugging Face folder or hub id, or a CTranslate2 folder; to begin from nothing, save one.
     Clips of up to `max_seconds[i]` have up to `max_label_tokens[i]` tokens, more are an error: short clips need not pay
     for the logits of long ones. `leading_space`: the published models begin with a space, and fine-tuning begins where
-    they stand. `language` may be None for English-only models."""
+    they stand. `language`, a code, an English name or a tag such as pt-BR, is that of all labels and answers; the run
+    says so where a record has another one. None: labels and `evaluate` go by each record, and files are heard."""
 
     pretrained: str = "openai/whisper-tiny"
-    language: str | None = "en"
+    language: str | None = None
     task: str = "transcribe"
     max_seconds: tuple[float, ...] = (30.0,)
     max_label_tokens: tuple[int, ...] = (128,)
@@ -67,21 +68,18 @@ class WhisperTask(Task):  # waveforms in, transcripts out
         self.buckets = tuple(min(round(16000 * s), self.max_samples) for s in config.max_seconds)
         if len(self.buckets) != len(config.max_label_tokens):
             raise TaskError(f"max_label_tokens: got {config.max_label_tokens}, expected one for each of max_seconds")
+        self.labels = TranscriptLabels(self.processor.tokenizer, config.language, config.task, config.leading_space)
 
     @classmethod
     def tiny(cls):
         folder = write_tiny_checkpoint(tempfile.mkdtemp(prefix="tfhf-tiny-whisper-"))
         return cls(WhisperTaskConfig(pretrained=folder, max_label_tokens=(32,), max_new_tokens=16))
 
-    def _labels(self, text, limit, clip):
-        o, text = self.config, (" " if self.config.leading_space else "") + np.asarray(text).item().decode().strip()
-        clip = np.asarray(clip).item().decode()
-        return np.array(self.processor.tokenizer.labels(text, o.language, o.task, int(limit) + 1, clip), "int32")
-
     def preprocess(self, example, bucket, training):
         lengths, end = self.config.max_label_tokens, self.processor.tokenizer.special.end
         length = lengths[0] if len(lengths) == 1 else tf.gather(lengths, tf.searchsorted(self.buckets, [bucket]))[0]
-        labels = tf.numpy_function(self._labels, [example["text"], length, example["id"]], tf.int32)
+        record = [example[name] for name in ("text", "language", "id")]
+        labels = tf.numpy_function(self.labels.of_record, [*record, length + 1], tf.int32)
         labels = tf.ensure_shape(labels, [None])
         inputs = {"input_values": int16_window(example["audio"], self.max_samples),
                   "decoder_input_ids": fixed_length(labels[:-1], length, end)}
@@ -101,7 +99,8 @@ class WhisperTask(Task):  # waveforms in, transcripts out
 
     def decode(self, model, inputs):
         o, audio = self.config, {"input_values": inputs["input_values"]}
-        ids = model.generate(audio, o.language, o.task, num_beams=o.num_beams, max_new_tokens=o.max_new_tokens)
+        language = self.labels.languages_of(inputs.get("decoder_input_ids"))
+        ids = model.generate(audio, language, o.task, num_beams=o.num_beams, max_new_tokens=o.max_new_tokens)
         # ASCII white space only, as tf.strings.strip in the export.
         return [text.strip(" \t\n\r\v\f") for text in self.processor.tokenizer.batch_decode(ids)]
 

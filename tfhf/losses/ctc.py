@@ -33,6 +33,15 @@ def logit_lengths_of(logits, blank_index=0):
     return ops.max(own * (1 + ops.arange(logits.shape[1], dtype="int32")), axis=-1)
 
 
+def frames_needed(ids):
+    """The least frames in which CTC can write a label: one for each symbol, and a blank between equal neighbours.
+
+    Args:
+        ids: int [symbols], without padding.
+    """
+    return len(ids) + sum(int(one == other) for one, other in zip(ids, ids[1:]))
+
+
 def ctc_loss(logits, labels, logit_lengths, label_lengths, blank_index=0, zero_infinity=False):
     """Minus the log-probability of the labels, summed over all their alignments with the frames.
 

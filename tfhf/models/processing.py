@@ -5,6 +5,10 @@ import json
 import numpy as np
 
 
+class ClipTooLong(ValueError):
+    """A clip is longer than the window that a model takes at once."""
+
+
 def check_rate(sampling_rate, expected_hz):
     """Raises ValueError: the waveforms' rate is told and is not the model's."""
     if sampling_rate not in (None, expected_hz):

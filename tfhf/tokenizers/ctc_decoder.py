@@ -51,7 +51,8 @@ class Wav2Vec2CTCDecoder:
     def __init__(self, tokenizer, config=CTCDecoderConfig(), seconds_per_frame=0.02):
         self.tokenizer, self.config, self.seconds_per_frame = tokenizer, config, seconds_per_frame
         pieces = tokenizer.pieces(skip_special_tokens=True)
-        self._characters = CharacterDecoder(pieces, tokenizer.do_lower_case)
+        # Piece by piece first: of Turkish's two letters i, the graph's own lower case knows one.
+        self._characters = CharacterDecoder([tokenizer.lower(piece) for piece in pieces], tokenizer.do_lower_case)
         self._language_model = self._hot_words = None
         if config.language_model is not None:
             self._language_model = NGramModel.from_arpa(config.language_model, pieces)

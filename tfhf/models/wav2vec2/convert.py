@@ -1,7 +1,9 @@
 """wav2vec2's weights: Hugging Face folders both ways."""
 
+import json
 from dataclasses import replace
 
+from tfhf import weights
 from tfhf.models.processing import extractor_settings
 from tfhf.models.wav2vec2.config import Wav2Vec2Config
 
@@ -71,3 +73,15 @@ def small_config(**changes):
                  num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=8, do_stable_layer_norm=True,
                  hidden_dropout=0.0, attention_dropout=0.0, layerdrop=0.0)
     return Wav2Vec2Config(**{**shape, **changes})
+
+
+def read_config(path):
+    """The `Wav2Vec2Config` of a Hugging Face folder or hub id, without its weights.
+
+    Raises:
+        FileNotFoundError: no such folder, or no config.json in it. ValueError: it is of another model.
+    """
+    file = weights.local_folder(path, allow_patterns=("*.json",)) / "config.json"
+    if not file.exists():
+        raise FileNotFoundError(f"{file}: not there; expected a folder as save_pretrained writes it.")
+    return Wav2Vec2Config.from_hugging_face(json.loads(file.read_text("utf-8")), file)

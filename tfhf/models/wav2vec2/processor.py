@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from tfhf import weights
-from tfhf.models.processing import check_rate, check_waveforms, extractor_settings
+from tfhf.models.processing import ClipTooLong, check_rate, check_waveforms, extractor_settings
 from tfhf.models.wav2vec2.tokenizer import Wav2Vec2CTCTokenizer
 
 
@@ -62,11 +62,11 @@ class Wav2Vec2FeatureExtractor:
             {"input_values": int16 [num_samples], silence behind the clip, "input_lengths": int32 scalar}.
 
         Raises:
-            ValueError: the waveform is longer than the window.
+            ClipTooLong: the waveform is longer than the window.
         """
         if len(waveform) > num_samples:
-            raise ValueError(f"{name}: {len(waveform) / self.sampling_rate:.1f} s, expected at most "
-                             f"{num_samples / self.sampling_rate:.1f} s.")
+            raise ClipTooLong(f"{name}: {len(waveform) / self.sampling_rate:.1f} s, expected at most "
+                              f"{num_samples / self.sampling_rate:.1f} s.")
         samples = np.clip(np.rint(np.asarray(waveform) * 32768.0), -32768, 32767).astype("int16")
         return {"input_values": np.pad(samples, (0, num_samples - len(samples))),
                 "input_lengths": np.int32(len(samples))}

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from tfhf import weights
+from tfhf.models.wav2vec2.letters import Speller, is_turkish, lower_case, upper_case, with_final_sigma
 
 _ROLES = ("pad_token", "bos_token", "eos_token", "unk_token", "word_delimiter_token")
-_SETTINGS = (*_ROLES, "replace_word_delimiter_char", "do_lower_case", "target_lang")
+_SETTINGS = (*_ROLES, "replace_word_delimiter_char", "do_lower_case", "target_lang", "composed", "turkish_case")
 _UNKNOWN = ("unk", "drop", "error")
 
 
@@ -51,13 +52,17 @@ class Wav2Vec2CTCTokenizer:
         replace_word_delimiter_char: what decoding writes for it.
         do_lower_case: the vocabulary is upper case; texts of any case are taken, lower case is written.
         target_lang: the language to begin with; needed exactly where the vocabulary is nested.
+        composed: the vocabulary was made from composed texts (NFC), so that `labels` looks for that form first; else it
+            looks for the text's own form first.
+        turkish_case: whether I and ı, İ and i are pairs of a letter; None: where the vocabulary has ı or İ.
 
     Raises:
         VocabularyError: no blank or delimiter, an id twice or not a whole number from 0 on, no such language.
     """
 
     def __init__(self, vocab, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>",
-                 word_delimiter_token="|", replace_word_delimiter_char=" ", do_lower_case=False, target_lang=None):
+                 word_delimiter_token="|", replace_word_delimiter_char=" ", do_lower_case=False, target_lang=None,
+                 composed=False, turkish_case=None):
         self._where = "vocabulary"
         if isinstance(vocab, (str, Path)):
             self._where, vocab = str(vocab), _read_json(Path(vocab))
@@ -67,6 +72,7 @@ class Wav2Vec2CTCTokenizer:
         self.word_delimiter_token = word_delimiter_token
         self.replace_word_delimiter_char = replace_word_delimiter_char
         self.do_lower_case = do_lower_case
+        self.composed, self.turkish_case = composed, turkish_case
         self.vocab, self.nested = vocab, all(isinstance(part, dict) for part in vocab.values())
         self.dropped_characters = {}
         if self.nested:
@@ -98,6 +104,7 @@ class Wav2Vec2CTCTokenizer:
         # In labels special tokens are no more than their letters: a blank among labels would break CTC.
         self._label_ids = {token: number for token, number in encoder.items() if token not in self._special}
         self._label_units = _longest_first(self._label_ids)
+        self._speller = Speller(self._label_ids, self.composed, self.turkish_case)
 
     @property
     def vocab_size(self):
@@ -162,14 +169,13 @@ class Wav2Vec2CTCTokenizer:
         return {"input_ids": self.encode(text) if isinstance(text, str) else [self.encode(line) for line in text]}
 
     def normalize(self, text):
-        """The text as the vocabulary writes it: composed (NFC), single spaces, a letter that the vocabulary lacks in
-        its other case where it has that, a typographic apostrophe as the plain one."""
-        table, made = self._label_ids, []
-        delimiter = self.word_delimiter_token
-        for letter in " ".join(unicodedata.normalize("NFC", text).replace(delimiter, " ").split()):
-            forms = (letter, letter.upper(), letter.lower(), "'" if letter == "’" else letter)
-            made.append(next((form for form in forms if form == " " or set(form) <= set(table)), letter))
-        return "".join(made)
+        """The text as the vocabulary writes it: single spaces; a letter that the vocabulary lacks in its other case or
+        Unicode form where it has that, a typographic apostrophe as the plain one."""
+        return self._speller.spell(" ".join(text.replace(self.word_delimiter_token, " ").split()))
+
+    def lower(self, text):
+        """A decoded text in lower case where `do_lower_case` asks for that, by the vocabulary's pairs of letters."""
+        return lower_case(text, self._speller.turkish) if self.do_lower_case else text
 
     def labels(self, text, unknown="error", max_length=None, name="a transcript"):
         """What a model is trained to write for a transcript: `normalize`, then ids. None of them is the blank:
@@ -236,7 +242,7 @@ class Wav2Vec2CTCTokenizer:
                     "start_offset": end - count, "end_offset": end}
                    for (token, count), end in zip(runs, ends) if token not in skipped]
         text = "".join(offset["char"] for offset in offsets).strip()
-        text = text.lower() if self.do_lower_case else text
+        text = self.lower(text)
         if not (output_char_offsets or output_word_offsets):
             return text
         words = _words(offsets, self.replace_word_delimiter_char) if output_word_offsets else None
@@ -288,8 +294,13 @@ class Wav2Vec2CTCTokenizer:
         weights.write_json(folder / "tokenizer_config.json", {
             "tokenizer_class": type(self).__name__, "processor_class": "Wav2Vec2Processor", **roles,
             "replace_word_delimiter_char": self.replace_word_delimiter_char, "do_lower_case": self.do_lower_case,
-            "target_lang": self.target_lang})
+            "target_lang": self.target_lang, **self._own_settings()})
         weights.write_json(folder / "special_tokens_map.json", {k: v for k, v in roles.items() if v is not None})
+
+    def _own_settings(self):
+        """What transformers does not know, where it differs from the default."""
+        own = {"composed": self.composed or None, "turkish_case": self.turkish_case}
+        return {name: value for name, value in own.items() if value is not None}
 
     @classmethod
     def from_corpus(cls, texts, case="lower", keep="'", min_count=1, log=None):
@@ -301,7 +312,8 @@ class Wav2Vec2CTCTokenizer:
 
         Args:
             texts: iterable of str, gone through once.
-            case: "lower", "upper" or None: that of the texts.
+            case: "lower", "upper" or None: that of the texts. Where a twentieth of all i are ı or İ, as in Turkish, I
+                is the upper case of ı, and İ that of i.
             keep: other characters to take.
             min_count: a character seen less often is dropped.
             log: called with each line of the report; None: printed to stderr.
@@ -315,17 +327,23 @@ class Wav2Vec2CTCTokenizer:
         if case not in ("lower", "upper", None):
             raise ValueError(f"case: got {case!r}, expected 'lower', 'upper' or None")
         log = log or (lambda line: print(line, file=sys.stderr, flush=True))
-        counts, lines = Counter(), 0
+        seen, lines = Counter(), 0
         for text in texts:
             text = unicodedata.normalize("NFC", text).replace("’", "'")
-            counts.update(text.lower() if case == "lower" else text.upper() if case == "upper" else text)
+            seen.update(with_final_sigma(text) if case == "lower" else text)
             lines += 1
+        turkish, counts = is_turkish(seen), Counter()
+        for letter, count in seen.items():
+            cased = {"lower": lower_case, "upper": upper_case}[case](letter, turkish) if case else letter
+            counts.update(dict.fromkeys(cased, count))
         counts = {letter: count for letter, count in sorted(counts.items()) if not letter.isspace()}
         kept = [letter for letter, count in counts.items() if count >= min_count and letter != "|"
                 and (unicodedata.category(letter)[0] in "LM" or unicodedata.category(letter) == "Nd" or letter in keep)]
         if not kept:
             raise ValueError(f"from_corpus: {lines} texts with {len(counts)} different characters leave no letter")
-        made = cls({token: number for number, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *kept])})
+        vocabulary = {token: number for number, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *kept])}
+        rare = not turkish and bool({"ı", "İ"} & set(kept))   # of foreign names: I stays the upper case of i
+        made = cls(vocabulary, composed=True, turkish_case=False if rare else None)
         made.dropped_characters = {letter: count for letter, count in counts.items() if letter not in kept}
         log(f"vocabulary: {made.vocab_size} symbols from {lines} texts: {' '.join(kept)}")
         for letter, count in made.dropped_characters.items():

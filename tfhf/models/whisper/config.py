@@ -12,8 +12,9 @@ from tfhf.models.pretrained import PretrainedConfig
 class WhisperConfig(PretrainedConfig):
     """Hyperparameters of one Whisper model; the defaults are those of `tiny`.
 
-    `vocab_size` tells the kind: 51864 is English-only, 51865 multilingual, 51866 multilingual with large-v3's
-    Cantonese. Rates of dropout are 0 in every published model.
+    Published vocabularies have 51,864 rows (English-only), 51,865 (multilingual) or 51,866 (multilingual with
+    large-v3's Cantonese); after tokens were added or rows padded they have more, so the number does not tell the kind.
+    Rates of dropout are 0 in every published model.
     """
 
     model_type: ClassVar[str] = "whisper"
@@ -48,8 +49,8 @@ class WhisperConfig(PretrainedConfig):
 
     @property
     def is_multilingual(self) -> bool:
-        """Whether the vocabulary has language and task tokens."""
-        return self.vocab_size >= 51865
+        """Whether the prompt has language and task tokens, as far as the ids of published models tell it."""
+        return self.eos_token_id == 50257
 
     @property
     def max_samples(self) -> int:

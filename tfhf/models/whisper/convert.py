@@ -1,6 +1,7 @@
 """Whisper's weights: Hugging Face folders both ways, CTranslate2 folders in."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +23,83 @@ def read_generation_config(config, folder):
     """The generation config of a folder, Hugging Face's or CTranslate2's; {} where it has none."""
     folder = Path(folder)
     if is_ctranslate2(folder):
-        options = json.loads((folder / "config.json").read_text())
+        options = _read_json(folder / "config.json")
         found = {"suppress_tokens": options.get("suppress_ids"),
                  "begin_suppress_tokens": options.get("suppress_ids_begin")}
-        return generation_config(config, {key: value for key, value in found.items() if value})
-    path = folder / "generation_config.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+        return generation_config(config, {key: value for key, value in found.items() if value},
+                                 read_special_tokens(folder))
+    return _read_json(folder / "generation_config.json")
 
 
-def generation_config(config, more):
-    """The generation_config.json that Hugging Face's `generate` wants for this model, with the entries `more`."""
-    special = SpecialTokens.of(config)
+def read_special_tokens(folder):
+    """Whisper's special tokens by the files of a folder: tokenizer.json, else the vocabulary's list of CTranslate2 or of
+    Hugging Face, else generation_config.json; None where there are none of them.
+
+    Raises:
+        ValueError: a file is damaged or no Whisper's, or two of them do not agree.
+    """
+    folder = Path(folder)
+    found = {}
+    for name, read in _VOCABULARIES.items():
+        if (folder / name).exists():
+            tokens = read(folder)
+            found[name] = SpecialTokens.of_tokens(tokens.get, folder / name)
+            break
+    told = SpecialTokens.of_generation_config(_read_json(folder / "generation_config.json"),
+                                              folder / "generation_config.json")
+    if told is not None:
+        found["generation_config.json"] = told
+    if len(found) == 2:
+        (name, first), (other, second) = found.items()
+        # Whether a vocabulary that nobody published is multilingual is not told by its tokens.
+        first = replace(first, multilingual=second.multilingual) if first.end not in (50256, 50257) else first
+        if first != second:
+            raise ValueError(f"{folder}: {name} has {_summary(first)}, but {other} has {_summary(second)}; expected the "
+                             "same. Take away the one that belongs to another model.")
+        return first
+    return next(iter(found.values()), None)
+
+
+def _summary(special):
+    kind = "multilingual" if special.multilingual else "English-only"
+    return (f"<|endoftext|> {special.end}, <|startoftranscript|> {special.start}, <|notimestamps|> "
+            f"{special.no_timestamps} ({special.num_languages} languages, {kind})")
+
+
+def _read_json(path):
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:   # no JSON, or no UTF-8
+        raise ValueError(f"{path}: is damaged, not JSON: {error}.") from error
+
+
+def _tokenizer_tokens(folder):
+    content = _read_json(folder / "tokenizer.json")
+    added = {token["content"]: token["id"] for token in content.get("added_tokens", [])}
+    return {**(content.get("model") or {}).get("vocab", {}), **added}
+
+
+def _listed_tokens(lines):
+    return {token: number for number, token in enumerate(lines)}
+
+
+_VOCABULARIES = {
+    "tokenizer.json": _tokenizer_tokens,
+    "vocab.json": lambda folder: {**_read_json(folder / "vocab.json"), **_read_json(folder / "added_tokens.json")},
+    "vocabulary.json": lambda folder: _listed_tokens(_read_json(folder / "vocabulary.json")),
+    "vocabulary.txt": lambda folder: _listed_tokens((folder / "vocabulary.txt").read_text("utf-8").split("\n")),
+}
+
+
+def generation_config(config, more, special):
+    """The generation_config.json that Hugging Face's `generate` wants for a model of this config and these special
+    tokens (None: not known), with the entries `more`."""
+    if special is None:
+        return {"max_length": config.max_target_positions, "return_timestamps": False,
+                "decoder_start_token_id": config.decoder_start_token_id, "eos_token_id": config.eos_token_id,
+                "bos_token_id": config.bos_token_id, "pad_token_id": config.pad_token_id, **more}
     content = {"is_multilingual": special.multilingual, "no_timestamps_token_id": special.no_timestamps,
                "prev_sot_token_id": special.start_of_previous, "max_initial_timestamp_index": 50,
                "max_length": config.max_target_positions, "return_timestamps": False,
@@ -47,7 +114,9 @@ def generation_config(config, more):
 
 def write_generation_config(model, folder):
     """Writes the model's generation_config.json."""
-    generation = getattr(model, "generation_config", None) or generation_config(model.config, {})
+    generation = getattr(model, "generation_config", None)
+    if not generation:
+        generation = generation_config(model.config, {}, model.known_special_tokens())
     weights.write_json(Path(folder) / "generation_config.json", generation)
 
 
@@ -140,9 +209,11 @@ def from_ctranslate2(folder):
     if left_over:
         raise weights.WeightsError(f"{folder}/model.bin: {len(left_over)} tensors are left over: {left_over[:5]}.")
     vocab_size, width = tensors["model.decoder.embed_tokens.weight"].shape
-    special = dict(eos_token_id=50257, decoder_start_token_id=50258, pad_token_id=50257, bos_token_id=50257)
-    if vocab_size < 51865:
-        special = dict(eos_token_id=50256, decoder_start_token_id=50257, pad_token_id=50256, bos_token_id=50256)
+    special = read_special_tokens(folder)
+    if special is None:
+        raise FileNotFoundError(f"{folder}: has neither tokenizer.json nor vocabulary.json; expected one of them, to know "
+                                "the ids of the special tokens.")
+    ids = dict.fromkeys(("eos_token_id", "pad_token_id", "bos_token_id"), special.end)
     config = WhisperConfig(
         vocab_size=vocab_size, d_model=width, num_mel_bins=tensors["model.encoder.conv1.weight"].shape[1],
         encoder_layers=layers["encoder"], encoder_attention_heads=heads["encoder"],
@@ -150,5 +221,6 @@ def from_ctranslate2(folder):
         decoder_attention_heads=heads["decoder"],
         decoder_ffn_dim=tensors["model.decoder.layers.0.fc1.weight"].shape[0],
         max_source_positions=tensors["model.encoder.embed_positions.weight"].shape[0],
-        max_target_positions=tensors["model.decoder.embed_positions.weight"].shape[0], **special)
+        max_target_positions=tensors["model.decoder.embed_positions.weight"].shape[0],
+        decoder_start_token_id=special.start, **ids)
     return config, tensors

@@ -38,8 +38,8 @@ class TimestampRules:
 
     def __init__(self, vocab_size, special, max_initial_timestamp=50):
         ids = np.arange(vocab_size)
-        self.is_time = ids >= special.first_timestamp
-        self.is_text = ids < special.end
+        self.is_time = special.is_timestamp(ids)
+        self.is_text = (ids < special.end) | (ids > special.last_timestamp)   # added tokens stand behind the timestamps
         self.ids, self.special, self.max_initial = ids.astype("int32"), special, max_initial_timestamp
 
     def start(self, batch):
@@ -70,7 +70,7 @@ class TimestampRules:
     def advance(self, state, token, index):
         """State after `token` int32 [batch]."""
         last, _, latest = state
-        is_time = token >= self.special.first_timestamp
+        is_time = self.special.is_timestamp(token)
         # The opening timestamp counts as a closed pair: text follows it.
         return is_time, ops.logical_or(last, ops.equal(index, 0)), ops.where(is_time, token, latest)
 
@@ -78,10 +78,27 @@ class TimestampRules:
 class WhisperGenerationMixin:
     """`generate`, `detect_language` and `transcribe` of `WhisperForConditionalGeneration`."""
 
+    _special_tokens = None
+
     @property
     def special_tokens(self):
-        """Ids of the special tokens."""
-        return SpecialTokens.of(self.config)
+        """Ids of the special tokens: those of the checkpoint's files, or else of the published model of this config.
+
+        It can be set, for example to `WhisperTokenizer("tokenizer.json").special`. Raises ValueError: as
+        `SpecialTokens.of`, or tokens for which the vocabulary has no room.
+        """
+        return self._special_tokens or SpecialTokens.of(self.config)
+
+    def known_special_tokens(self):
+        """`special_tokens`, or None where nothing tells them."""
+        return self._special_tokens or SpecialTokens.published(self.config)
+
+    @special_tokens.setter
+    def special_tokens(self, special):
+        if special is not None and special.count > self.config.vocab_size:
+            raise ValueError(f"vocab_size={self.config.vocab_size}: expected at least {special.count}, since the "
+                             f"tokenizer's last timestamp has the id {special.last_timestamp}.")
+        self._special_tokens = special
 
     def encode(self, inputs):
         """Keys and values of every decoder layer's attention to the encoder: tuple of pairs [batch, heads, source,
@@ -155,7 +172,7 @@ class WhisperGenerationMixin:
                                   no_speech=len(prefix), xla=False)["sequences"]
 
     def _options(self, max_new_tokens, num_beams, length_penalty, **sampling):
-        end = self.config.eos_token_id
+        end = self.special_tokens.end
         common = dict(max_new_tokens=int(max_new_tokens), eos_token_id=end, pad_token_id=end)
         if num_beams > 1:
             return BeamSearch(num_beams=num_beams, length_penalty=float(length_penalty), **common)
@@ -231,7 +248,8 @@ class WhisperGenerationMixin:
         Args:
             input_features: float32 [batch, num_mel_bins, 2 * max_source_positions], or a dict with `input_values`
                 [batch, max_samples].
-            language: code or English name, such as "en"; None detects it, clip by clip, in a multilingual model.
+            language: code or English name, such as "en", or a list of one for each clip; None, also in the list, detects
+                it, clip by clip, in a multilingual model.
             task: "transcribe", or "translate" into English.
             max_new_tokens: None fills the decoder.
             Others: as in `generate_with_scores`.
@@ -245,9 +263,12 @@ class WhisperGenerationMixin:
         special = self.special_tokens
         inputs = input_features if isinstance(input_features, dict) else {"input_features": input_features}
         batch = next(iter(inputs.values())).shape[0]
-        languages = [language] * batch
-        if special.multilingual and language is None:
-            languages, _ = self.detect_language(inputs)
+        languages = list(language) if isinstance(language, (list, tuple)) else [language] * batch
+        if len(languages) != batch:
+            raise ValueError(f"language: got a list of {len(languages)}; expected one for each of {batch} clips.")
+        if special.multilingual and None in languages:
+            heard, _ = self.detect_language(inputs)
+            languages = [given or found for given, found in zip(languages, heard)]
         prompt = np.array([special.prefix(code, task, return_timestamps) for code in languages], "int32")
         if max_new_tokens is None:
             max_new_tokens = self.config.max_target_positions - prompt.shape[1]

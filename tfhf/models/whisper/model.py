@@ -4,7 +4,8 @@ Attribute names are Hugging Face's, so that a variable's path is its name in a s
 whole: one encoder layer, the encoder, one decoder layer, the decoder, the model with its head.
 """
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import keras
 import numpy as np
@@ -20,6 +21,7 @@ from tfhf.models.pretrained import PreTrainedModel
 from tfhf.models.whisper import convert
 from tfhf.models.whisper.config import WhisperConfig
 from tfhf.models.whisper.generation import WhisperGenerationMixin
+from tfhf.models.whisper.special_tokens import SpecialTokens
 
 
 def sinusoids(length, channels):
@@ -244,6 +246,7 @@ class WhisperForConditionalGeneration(WhisperGenerationMixin, PreTrainedModel):
     """
 
     config_class, base_model_prefix, head_prefixes = WhisperConfig, "model", ("proj_out.",)
+    generation_config = None   # of a checkpoint: suppressed tokens, languages; a dict
     aliases = convert.ALIASES
 
     def __init__(self, config: WhisperConfig, **kwargs):
@@ -301,7 +304,22 @@ class WhisperForConditionalGeneration(WhisperGenerationMixin, PreTrainedModel):
     def from_pretrained(cls, path, new_head=False, **changes):
         """See `PreTrainedModel.from_pretrained`; the path may be a CTranslate2 folder."""
         model = super().from_pretrained(path, new_head, **changes)
+        model.special_tokens = convert.read_special_tokens(model.pretrained_folder)
         model.generation_config = convert.read_generation_config(model.config, model.pretrained_folder)
+        return model
+
+    def get_config(self):
+        special = self._special_tokens
+        return {**super().get_config(), "generation_config": json.loads(json.dumps(self.generation_config)),
+                "special_tokens": None if special is None else asdict(special)}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        generation, special = config.pop("generation_config", None), config.pop("special_tokens", None)
+        model = super().from_config(config, custom_objects)
+        model.generation_config = generation
+        model.special_tokens = None if special is None else SpecialTokens(**special)
         return model
 
     def save_pretrained(self, folder):

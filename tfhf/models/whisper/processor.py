@@ -8,7 +8,8 @@ from keras import ops
 
 from tfhf import weights
 from tfhf.layers.log_mel import LogMelSpectrogram
-from tfhf.models.processing import check_rate, check_waveforms, extractor_settings
+from tfhf.models.processing import ClipTooLong, check_rate, check_waveforms, extractor_settings
+from tfhf.models.whisper.convert import read_special_tokens
 from tfhf.models.whisper.tokenizer import WhisperTokenizer
 
 
@@ -34,11 +35,12 @@ class WhisperFeatureExtractor:
         """The waveform filled up to the window, [max_samples]; unlike `pad` it cuts nothing.
 
         Raises:
-            ValueError: the waveform is longer than the window.
+            ClipTooLong: the waveform is longer than the window.
         """
         if len(waveform) > self.max_samples:
-            raise ValueError(f"{name}: {len(waveform) / self.sampling_rate:.1f} s, expected at most "
-                             f"{self.max_samples / self.sampling_rate:.1f} s; model.transcribe takes longer ones.")
+            raise ClipTooLong(f"{name}: {len(waveform) / self.sampling_rate:.1f} s, expected at most "
+                              f"{self.max_samples / self.sampling_rate:.1f} s; `tfhf transcribe`, and in Python "
+                              "model.transcribe, take any length.")
         return self.pad(waveform)
 
     def __call__(self, audio, sampling_rate=None):
@@ -80,7 +82,9 @@ class WhisperProcessor:
         bins = features.get("feature_size") or model.get("num_mel_bins") or 80
         samples = features.get("n_samples") or 320 * model.get("max_source_positions", 1500)
         extractor = WhisperFeatureExtractor(bins, samples, features.get("sampling_rate", 16000))
-        return cls(extractor, WhisperTokenizer(folder / "tokenizer.json"))
+        tokenizer = WhisperTokenizer(folder / "tokenizer.json")
+        tokenizer.special = read_special_tokens(folder)   # that generation_config.json agrees is checked here
+        return cls(extractor, tokenizer)
 
     def save_pretrained(self, folder):
         """Writes the files from which `transformers.WhisperProcessor` loads too."""

@@ -2,31 +2,26 @@
 
 from dataclasses import dataclass
 
-# OpenAI's order; large-v3 added yue at the end. Index = offset from the first language token.
-LANGUAGES = (
-    "en zh de es ru ko fr ja pt tr pl ca nl ar sv it id hi fi vi he uk el ms cs ro da hu ta no th ur hr bg lt la mi ml "
-    "cy sk te fa lv bn sr az sl kn et mk br eu is hy ne mn bs kk sq sw gl mr pa si km sn yo so af oc ka be tg sd gu am "
-    "yi lo uz fo ht ps tk nn mt sa lb my bo tl mg as tt haw ln ha ba jw su yue").split()
-# English names in the order of LANGUAGES; other names that people use stand in _ALIASES.
-LANGUAGE_NAMES = (
-    "english chinese german spanish russian korean french japanese portuguese turkish polish catalan dutch arabic "
-    "swedish italian indonesian hindi finnish vietnamese hebrew ukrainian greek malay czech romanian danish hungarian "
-    "tamil norwegian thai urdu croatian bulgarian lithuanian latin maori malayalam welsh slovak telugu persian latvian "
-    "bengali serbian azerbaijani slovenian kannada estonian macedonian breton basque icelandic armenian nepali "
-    "mongolian bosnian kazakh albanian swahili galician marathi punjabi sinhala khmer shona yoruba somali afrikaans "
-    "occitan georgian belarusian tajik sindhi gujarati amharic yiddish lao uzbek faroese haitian_creole pashto turkmen "
-    "nynorsk maltese sanskrit luxembourgish myanmar tibetan tagalog malagasy assamese tatar hawaiian lingala hausa "
-    "bashkir javanese sundanese cantonese").split()
-_ALIASES = {"burmese": "my", "valencian": "ca", "flemish": "nl", "haitian": "ht", "letzeburgesch": "lb",
-            "pushto": "ps", "panjabi": "pa", "moldavian": "ro", "moldovan": "ro", "sinhalese": "si",
-            "castilian": "es", "mandarin": "zh"}
-NAME_TO_CODE = {**{name.replace("_", " "): code for name, code in zip(LANGUAGE_NAMES, LANGUAGES)}, **_ALIASES}
+from tfhf.models.whisper.languages import LANGUAGES, NAME_TO_CODE, language_code
+
+__all__ = ["LANGUAGES", "NAME_TO_CODE", "TASKS", "SpecialTokens"]
+
 TASKS = ("translate", "transcribe")
+
+
+# The families of published models, by the ids of <|endoftext|> and <|startoftranscript|> and by mel bins, which stay when
+# rows are added to the embedding; None: of any number of bins.
+_FAMILIES = {(50256, 50257, None): 99, (50257, 50258, 80): 99, (50257, 50258, 128): 100}
+_TINY = (256, 257, 1767)   # of `write_tiny_checkpoint`, with two languages
+TIMESTAMPS = 1501          # <|0.00|> to <|30.00|> in steps of 20 ms
 
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids of the special tokens: end of text, start, languages, tasks, and 1,501 timestamps of 20 ms."""
+    """Ids of the special tokens: end of text, start, languages, tasks, and 1,501 timestamps of 20 ms.
+
+    Whatever comes behind the timestamps was added by somebody, or is padding: it is no special token of Whisper.
+    """
 
     end: int
     start: int
@@ -35,16 +30,95 @@ class SpecialTokens:
 
     @classmethod
     def of(cls, config):
-        """Of a `WhisperConfig`. English-only vocabularies have language tokens too, but never use them.
+        """Of a `WhisperConfig` alone, without the files of a checkpoint: that of a published model.
 
         Raises:
-            ValueError: the vocabulary has no room for them.
+            ValueError: the config is of no published family, or its vocabulary has no room for the special tokens.
         """
-        count = config.vocab_size - config.decoder_start_token_id - 1508
-        if count < 1:
+        made = cls.published(config)
+        if made is not None:
+            return made
+        if config.vocab_size < config.decoder_start_token_id + 7 + TIMESTAMPS:
             raise ValueError(f"vocab_size={config.vocab_size} with decoder_start_token_id="
                              f"{config.decoder_start_token_id} leaves no room for Whisper's 1,508 special tokens.")
-        return cls(config.eos_token_id, config.decoder_start_token_id, count, config.is_multilingual)
+        raise ValueError(
+            f"vocab_size={config.vocab_size}, num_mel_bins={config.num_mel_bins}, eos_token_id={config.eos_token_id} "
+            f"and decoder_start_token_id={config.decoder_start_token_id} are of no published family, so they do not "
+            "tell where its special tokens lie; expected its tokenizer.json or generation_config.json beside the "
+            "weights, or model.special_tokens set to WhisperTokenizer(...).special.")
+
+    @classmethod
+    def published(cls, config):
+        """Of a `WhisperConfig` of a published family, also of one whose vocabulary has more rows; None of any other.
+
+        English-only vocabularies have language tokens too, but never use them.
+        """
+        ids = (config.eos_token_id, config.decoder_start_token_id)
+        count = _FAMILIES.get((*ids, None)) or _FAMILIES.get((*ids, config.num_mel_bins))
+        if (*ids, config.vocab_size) == _TINY:
+            count = 2
+        made = None if count is None else cls(*ids, count, multilingual=ids[0] == 50257)
+        return made if made is not None and made.count <= config.vocab_size else None
+
+    @classmethod
+    def of_tokens(cls, token_to_id, where):
+        """By the names of the tokens.
+
+        Args:
+            token_to_id: function of a token -> its id, or None.
+            where: file, for the errors.
+
+        Raises:
+            ValueError: one is missing, or they are not in Whisper's order.
+        """
+        ids = {name: token_to_id(f"<|{name}|>") for name in
+               ("endoftext", "startoftranscript", "translate", "transcribe", "notimestamps")}
+        missing = [name for name, number in ids.items() if number is None]
+        if missing:
+            raise ValueError(f"{where}: lacks the special tokens {missing}; expected a Whisper tokenizer.")
+        languages = ids["translate"] - ids["startoftranscript"] - 1
+        # English-only vocabularies end their text at 50256, before the multilingual ones' extra token.
+        made = cls(ids["endoftext"], ids["startoftranscript"], languages, multilingual=ids["endoftext"] == 50257)
+        expected = {"transcribe": made.transcribe, "notimestamps": made.no_timestamps}
+        expected |= {f"{0.02 * step:.2f}": made.first_timestamp + step for step in (0, 1, TIMESTAMPS - 1)}
+        expected |= {code: made.first_language + place for place, code in enumerate(LANGUAGES[:languages])}
+        for name, number in expected.items():
+            found = token_to_id(f"<|{name}|>")
+            if found not in (None, number):
+                raise ValueError(f"{where}: <|{name}|> has id {found}; expected {number} by Whisper's order.")
+        return made
+
+    @classmethod
+    def of_generation_config(cls, content, where):
+        """By a generation_config.json; None where it does not tell, as those of 2022 do not.
+
+        Args:
+            content: of the file, a dict.
+            where: the file, for the errors.
+
+        Raises:
+            ValueError: its ids do not fit each other.
+        """
+        end, start = content.get("eos_token_id"), content.get("decoder_start_token_id")
+        last = content.get("no_timestamps_token_id")
+        if not all(isinstance(number, int) for number in (end, start, last)):
+            return None
+        multilingual = bool(content.get("is_multilingual", end == 50257))
+        made = cls(end, start, last - start - 6, multilingual)
+        told = {**(content.get("lang_to_id") or {}),
+                **{f"<|{task}|>": number for task, number in (content.get("task_to_id") or {}).items()},
+                "<|startofprev|>": content.get("prev_sot_token_id")}
+        expected = {"<|startofprev|>": made.start_of_previous, "<|translate|>": made.translate,
+                    "<|transcribe|>": made.transcribe}
+        expected |= {f"<|{code}|>": made.first_language + place for place, code in
+                     enumerate(LANGUAGES[:max(made.num_languages, 0)])}
+        wrong = [f"{name} {number}, expected {expected.get(name, 'none')}" for name, number in told.items()
+                 if number not in (None, expected.get(name))]
+        if made.num_languages < 1 or wrong:
+            raise ValueError(f"{where}: decoder_start_token_id={start} and no_timestamps_token_id={last} do not fit "
+                             f"each other or its other ids ({'; '.join(wrong[:3]) or 'no room for languages'}); "
+                             "expected Whisper's order. Remove the file if it belongs to another model.")
+        return made
 
     @property
     def first_language(self):
@@ -81,23 +155,45 @@ class SpecialTokens:
         """Id of <|0.00|>."""
         return self.translate + 6
 
+    @property
+    def last_timestamp(self):
+        """Id of <|30.00|>."""
+        return self.first_timestamp + TIMESTAMPS - 1
+
+    @property
+    def count(self):
+        """Ids up to the last timestamp: what a vocabulary needs at least."""
+        return self.last_timestamp + 1
+
+    def is_timestamp(self, number):
+        """Whether an id, or each of an array, is a timestamp."""
+        return (self.first_timestamp <= number) & (number <= self.last_timestamp)
+
+    @property
+    def languages(self):
+        """Codes of the languages that the vocabulary has, in the order of their ids."""
+        return LANGUAGES[:self.num_languages]
+
     def language_code(self, language):
-        """Code of a language given by code or by English name.
+        """Code of a language given by code, English name or tag with a region; see `languages.language_code`.
 
         Raises:
-            ValueError: neither is known.
+            ValueError: the vocabulary has no such language.
         """
-        code = NAME_TO_CODE.get(str(language).lower(), str(language).lower())
-        known = LANGUAGES[:self.num_languages]
-        if code not in known:
-            names = sorted(name for name, code in NAME_TO_CODE.items() if code in known)
-            raise ValueError(f"Unknown language {language!r} to this vocabulary; expected a code or English name, one "
-                             f"of: {', '.join(names)}.")
-        return code
+        return language_code(language, self.languages)
 
     def language(self, language):
-        """Id of a language given by code or by English name; ValueError as `language_code`."""
+        """Id of a language; as `language_code`."""
         return self.first_language + LANGUAGES.index(self.language_code(language))
+
+    def check_request(self, language, task):
+        """The code of a language, None for None, once it is sure that the model can do it.
+
+        Raises:
+            ValueError: an unknown language or task, or one that an English-only model cannot do.
+        """
+        self.prefix(language or "en", task, timestamps=True)
+        return None if language is None else self.language_code(language)
 
     def prefix(self, language, task, timestamps):
         """The tokens that open a transcript: start, language, task, and whether timestamps follow.
@@ -109,7 +205,8 @@ class SpecialTokens:
             raise ValueError(f"Unknown task {task!r}; expected one of: {', '.join(TASKS)}.")
         if not self.multilingual:
             if language is not None and self.language_code(language) != "en" or task != "transcribe":
-                raise ValueError(f"An English-only model cannot do language={language!r}, task={task!r}.")
+                raise ValueError(f"An English-only model cannot do language={language!r}, task={task!r}; expected "
+                                 "language='en' and task='transcribe', or a multilingual model.")
             return [self.start] if timestamps else [self.start, self.no_timestamps]
         if language is None:
             raise ValueError("A multilingual model needs a language here; detect it first.")

@@ -32,22 +32,16 @@ class WhisperTokenizer:
         self._content = Path(path).read_text("utf-8")
         content = self._parse()
         self.added_tokens = content.get("added_tokens", [])  # as the file has them
-        # Published files mark timestamps as ordinary tokens: "<|0.00|>" in a text would become one.
-        marked = [{**token, "special": True} for token in self.added_tokens]
+        ids = {token["content"]: token["id"] for token in self.added_tokens}
+        self.special = SpecialTokens.of_tokens({**content["model"]["vocab"], **ids}.get, path)
+        self._check_timestamps()
+        # Published files mark timestamps as ordinary tokens: "<|0.00|>" in a text would become one. What somebody added
+        # behind them is meant for texts, even where it is marked as special.
+        last = self.special.last_timestamp
+        marked = [{**token, "special": token["id"] <= last} for token in self.added_tokens]
         self._tokenizer = Tokenizer.from_str(json.dumps({**content, "added_tokens": marked}))
         self._tokenizer.encode_special_tokens = True  # "<|endoftext|>" in a transcript is text, not the end
-        ids = {name: self._tokenizer.token_to_id(f"<|{name}|>") for name in
-               ("endoftext", "startoftranscript", "translate", "transcribe", "notimestamps")}
-        missing = [name for name, number in ids.items() if number is None]
-        if missing:
-            raise ValueError(f"{path}: lacks the special tokens {missing}; expected a Whisper tokenizer.")
-        languages = ids["translate"] - ids["startoftranscript"] - 1
-        # English-only vocabularies end their text at 50256, before the multilingual ones' extra token.
-        self.special = SpecialTokens(ids["endoftext"], ids["startoftranscript"], languages,
-                                     multilingual=ids["endoftext"] == 50257)
-        for name, expected in (("transcribe", self.special.transcribe), ("notimestamps", self.special.no_timestamps)):
-            if ids[name] != expected:
-                raise ValueError(f"{path}: <|{name}|> has id {ids[name]}; expected {expected} by Whisper's order.")
+        self._more = {token["id"]: token for token in self.added_tokens if token["id"] > last}
 
     def _parse(self):
         try:
@@ -59,13 +53,29 @@ class WhisperTokenizer:
             raise ValueError(f"{self.path}: got a tokenizer of type {kind!r}; expected 'BPE'.")
         return content
 
+    def _check_timestamps(self):
+        """Files of 2022 end before the timestamps; what was added to them stands where the model has timestamps."""
+        for token in self.added_tokens:
+            if self.special.is_timestamp(token["id"]):
+                expected = f"<|{(token['id'] - self.special.first_timestamp) * SECONDS_PER_TIMESTAMP:.2f}|>"
+                if token["content"] != expected:
+                    raise ValueError(f"{self.path}: the added token {token['content']!r} has id {token['id']}, which is "
+                                     f"the timestamp {expected} of the model; expected ids above "
+                                     f"{self.special.last_timestamp}.")
+
     @property
     def vocab_size(self):
-        """Ids in all, the 1,501 timestamps included."""
-        return self.special.first_timestamp + 1501
+        """Ids in all, the 1,501 timestamps and the tokens that were added behind them included."""
+        return max([self.special.count, *(number + 1 for number in self._more)])
+
+    def added_texts(self, skip_special_tokens=True):
+        """{id: text} of the tokens that somebody added behind the timestamps, those marked as special or not."""
+        return {number: token["content"] for number, token in self._more.items()
+                if not (skip_special_tokens and token.get("special"))}
 
     def encode(self, text):
-        """Ids of the text, without special tokens: "<|en|>" or "<|0.00|>" in a text is spelt out.
+        """Ids of the text, without special tokens: "<|en|>" or "<|0.00|>" in a text is spelt out. A token that somebody
+        added behind Whisper's own is taken whole.
 
         The text is taken as it is: a leading space is the caller's choice.
         """
@@ -73,7 +83,7 @@ class WhisperTokenizer:
 
     def decode(self, ids, skip_special_tokens=True, decode_with_timestamps=False):
         """Text of ids [time]; -100 and ids below 0 are passed over, timestamps are written as <|1.20|> if asked."""
-        pieces, words = [], []
+        pieces, words, added = [], [], self.added_texts(skip_special_tokens)
 
         def flush():
             if words:
@@ -85,6 +95,9 @@ class WhisperTokenizer:
                 continue
             if number < self.special.end:
                 words.append(number)
+            elif number > self.special.last_timestamp:   # without a text: a row that only fills up the embedding
+                flush()
+                pieces.append(added.get(number, ""))
             elif number >= self.special.first_timestamp:
                 if decode_with_timestamps:
                     flush()
