@@ -109,7 +109,8 @@ class WhisperTask(Task):  # waveforms in, transcripts out
 
     def signatures(self, model):
         tokenizer, o = self.processor.tokenizer, self.config
-        decoder = ByteLevelDecoder(tokenizer.path, model.config.vocab_size, tokenizer.special.end)
+        decoder = ByteLevelDecoder(tokenizer.path, model.config.vocab_size, tokenizer.special.end,
+                                   tokenizer.added_texts())
 
         def tokens(inputs):
             return model.transcript_tokens(inputs, o.language, o.task, o.max_new_tokens, o.num_beams)

@@ -49,10 +49,14 @@ class ByteLevelDecoder:
         tokenizer_json: path of a byte-level BPE tokenizer.json.
         num_ids: size of the model's vocabulary.
         first_special_id: ids from here on write nothing.
+        more: {id: text} of those that write something all the same, such as added tokens.
     """
 
-    def __init__(self, tokenizer_json, num_ids, first_special_id):
-        self._pieces = np.array(token_bytes(tokenizer_json, num_ids, first_special_id), object)
+    def __init__(self, tokenizer_json, num_ids, first_special_id, more=None):
+        pieces = token_bytes(tokenizer_json, num_ids, first_special_id)
+        for number, text in (more or {}).items():
+            pieces[number] = text.encode("utf-8")
+        self._pieces = np.array(pieces, object)
 
     def decode(self, ids):
         """ids int [batch, time] -> string [batch]; bytes that are no UTF-8 become U+FFFD, as in Python's decoder."""

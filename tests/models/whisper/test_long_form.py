@@ -133,6 +133,100 @@ def test_short_clips_are_decoded_plainly_in_batches(processor):
     assert model.asked[0]["prompts"].tolist() == [[257, processor.tokenizer.special.no_timestamps]] * 2
 
 
+def _scores(*sums):
+    """Sums of log-probabilities by which the windows of a batch are judged."""
+    return [list(row) for row in sums]
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+@pytest.mark.parametrize("seconds", [0.3, 10, 30])
+def test_a_short_clip_in_which_nothing_is_said(processor, seconds, timestamps):
+    answer = [at(0), *words(" you"), at(0.2)] if timestamps else words(" you")
+    model = Script([[answer]], sums=_scores([-90.0]), no_speech=0.86)
+    result = transcribe(model, processor, noise(seconds), return_timestamps=timestamps)
+    assert (result["text"], result["segments"], result["language"]) == ("", [], "en")
+    assert [asked["temperature"] for asked in model.asked] == [0.0]
+
+
+def test_the_thresholds_are_the_callers(processor):
+    def answer(**options):
+        model = Script([[words(" you")]] * 6, sums=_scores([-6.0]) * 6, no_speech=0.5)
+        result = transcribe(model, processor, noise(2), **options)
+        return result["text"], len(model.asked)
+
+    assert answer() == ("you", 6)   # a guess (-1.2 a token), perhaps speech: no temperature makes it better
+    assert answer(logprob_threshold=-1.3) == ("you", 1)
+    assert answer(no_speech_threshold=0.4) == ("", 1)
+    assert answer(no_speech_threshold=0.4, logprob_threshold=None) == ("", 1)
+    assert answer(no_speech_threshold=None, logprob_threshold=None) == ("you", 1)
+    assert answer(no_speech_threshold=None, temperatures=(0.0, 0.5)) == ("you", 2)
+
+
+def test_short_clips_that_loop_are_tried_again_and_the_others_stay(processor):
+    loop, good = words("ha" * 20), words(" good")
+    model = Script([[good, loop, loop], [words(" worse"), words(" second"), loop], [good, good, words(" third")]],
+                   sums=_scores([-0.5] * 3, [-0.5] * 3, [-0.5] * 3))
+    results = transcribe(model, processor, [noise(1)] * 3, batch_size=3)
+    assert [result["text"] for result in results] == ["good", "second", "third"]
+    assert [result["segments"][0]["temperature"] for result in results] == [0.0, 0.2, 0.4]
+    assert len({asked["seed"] for asked in model.asked}) == 3
+    model = Script([[loop]] * 6)
+    assert transcribe(model, processor, noise(1), compression_ratio_threshold=None)["text"] == "ha" * 20
+    assert len(model.asked) == 1
+
+
+@pytest.mark.parametrize("seconds, answer, expected", [
+    (1.73, [at(0), *words(" a"), at(2)], [(0.0, 1.73, "a")]),
+    (2.0, [at(0), *words(" a"), at(1), at(1), *words(" b"), at(4)], [(0.0, 1.0, "a"), (1.0, 2.0, "b")]),
+    (2.0, [at(0), *words(" a"), at(1), at(1), *words(" b"), at(2.5), at(2.5), *words(" c"), at(4)],
+     [(0.0, 1.0, "a"), (1.0, 2.0, "b c")]),
+    (0.5, [at(0.6), *words(" late"), at(1.0)], [(0.0, 0.5, "late")]),
+    (3.0, [at(0), *words(" a"), at(1), at(3), *words(" b"), at(3.5)], [(0.0, 3.0, "a b")]),
+    (33.5, None, [(0.0, 30.0, "a"), (30.0, 33.5, "b")]),
+])
+def test_segments_end_where_the_audio_ends(processor, seconds, answer, expected):
+    windows = [[answer]] if answer else [[[at(0), *words(" a"), at(30)]], [[at(0), *words(" b"), at(7)]]]
+    result = transcribe(Script(windows), processor, noise(seconds), return_timestamps=True)
+    assert [(s["start"], s["end"], s["text"]) for s in result["segments"]] == expected
+    assert result["text"] == " ".join(text for _, _, text in expected)
+    times = [time for segment in result["segments"] for time in (segment["start"], segment["end"])]
+    assert times == sorted(times) and all(s["end"] > s["start"] for s in result["segments"])
+
+
+def test_a_prompt_goes_before_the_first_window(processor):
+    special = SpecialTokens.of(CONFIG)
+    model = Script([[words(" x")]])
+    transcribe(model, processor, noise(1), prompt=" Names ")
+    prompt = [special.start_of_previous, *words(" Names"), special.start, special.no_timestamps]
+    assert model.asked[0]["prompts"].tolist() == [prompt] and model.asked[0]["prefix_length"] == 2
+    windows = [[[at(0), *words(" a"), at(30)]], [[at(0), *words(" b"), at(5)]]]
+    model = Script(windows)
+    assert transcribe(model, processor, noise(35), prompt="Names")["text"] == "a b"
+    assert model.asked[0]["prompts"][0, -8:].tolist() == [special.start_of_previous, *words(" Names"), special.start]
+    assert model.asked[1]["prompts"][0, -12:-1].tolist() == [special.start_of_previous, *words(" Names"), at(0),
+                                                            *words(" a"), at(30)]
+    model = Script(windows)
+    transcribe(model, processor, noise(35), prompt="Names", condition_on_previous_text=False)
+    assert model.asked[1]["prompts"].tolist() == [[special.start]]
+    with pytest.raises(ValueError, match="prompt: 'xxx.*' has 33 tokens; expected at most 31"):
+        transcribe(Script([]), processor, noise(1), prompt="x" * 32)
+
+
+def test_progress_and_what_is_refused(processor):
+    seen = []
+    model = Script([[words(" x")], [[at(0), *words(" a"), at(30)]], [[at(0), *words(" b"), at(5)]]])
+    transcribe(model, processor, [noise(31), noise(2)], progress=lambda *news: seen.append(news))
+    assert seen == [(1, 2.0), (0, 30.0), (0, 31.0)]
+    for options, message in (({"language": "zh"}, "English-only"), ({"task": "translate"}, "English-only"),
+                             ({"language": "xx"}, "Unknown language 'xx'"), ({"task": "sing"}, "Unknown task")):
+        with pytest.raises(ValueError, match=message):
+            transcribe(Script([]), processor, noise(1), **options)
+    model = Script([])
+    model.special_tokens = SpecialTokens(256, 257, 3, False)
+    with pytest.raises(ValueError, match="tokenizer .* has .*num_languages=2.*expected the model's .*num_languages=3"):
+        transcribe(model, processor, noise(1))
+
+
 def test_features_in_blocks_equal_the_whole(processor):
     waveform = noise(67)
     got, frames = _features(Script([]), waveform)

@@ -82,10 +82,10 @@ class WhisperGenerationMixin:
 
     @property
     def special_tokens(self):
-        """Ids of the special tokens: those of the checkpoint's files, or else of the published model of this config.
+        """Ids of the special tokens: those of the checkpoint's files, or else of the published family of this config.
 
-        It can be set, for example to `WhisperTokenizer("tokenizer.json").special`. Raises ValueError: as
-        `SpecialTokens.of`, or tokens for which the vocabulary has no room.
+        Raises:
+            ValueError: as `SpecialTokens.of`.
         """
         return self._special_tokens or SpecialTokens.of(self.config)
 
@@ -93,8 +93,13 @@ class WhisperGenerationMixin:
         """`special_tokens`, or None where nothing tells them."""
         return self._special_tokens or SpecialTokens.published(self.config)
 
-    @special_tokens.setter
-    def special_tokens(self, special):
+    def set_special_tokens(self, special):
+        """Takes the special tokens of a tokenizer, such as `WhisperTokenizer("tokenizer.json").special`; of None, those
+        of the published family.
+
+        Raises:
+            ValueError: the vocabulary has no room for them.
+        """
         if special is not None and special.count > self.config.vocab_size:
             raise ValueError(f"vocab_size={self.config.vocab_size}: expected at least {special.count}, since the "
                              f"tokenizer's last timestamp has the id {special.last_timestamp}.")

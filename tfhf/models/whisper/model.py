@@ -304,7 +304,7 @@ class WhisperForConditionalGeneration(WhisperGenerationMixin, PreTrainedModel):
     def from_pretrained(cls, path, new_head=False, **changes):
         """See `PreTrainedModel.from_pretrained`; the path may be a CTranslate2 folder."""
         model = super().from_pretrained(path, new_head, **changes)
-        model.special_tokens = convert.read_special_tokens(model.pretrained_folder)
+        model.set_special_tokens(convert.read_special_tokens(model.pretrained_folder))
         model.generation_config = convert.read_generation_config(model.config, model.pretrained_folder)
         return model
 
@@ -319,7 +319,7 @@ class WhisperForConditionalGeneration(WhisperGenerationMixin, PreTrainedModel):
         generation, special = config.pop("generation_config", None), config.pop("special_tokens", None)
         model = super().from_config(config, custom_objects)
         model.generation_config = generation
-        model.special_tokens = None if special is None else SpecialTokens(**special)
+        model.set_special_tokens(None if special is None else SpecialTokens(**special))
         return model
 
     def save_pretrained(self, folder):

@@ -45,7 +45,7 @@ class SpecialTokens:
             f"vocab_size={config.vocab_size}, num_mel_bins={config.num_mel_bins}, eos_token_id={config.eos_token_id} "
             f"and decoder_start_token_id={config.decoder_start_token_id} are of no published family, so they do not "
             "tell where its special tokens lie; expected its tokenizer.json or generation_config.json beside the "
-            "weights, or model.special_tokens set to WhisperTokenizer(...).special.")
+            "weights, or model.set_special_tokens(WhisperTokenizer(...).special).")
 
     @classmethod
     def published(cls, config):
