@@ -23,6 +23,7 @@ tfhf data serve --port 5050                  prepare batches for runs on other m
 tfhf train TASK [key=value ...]              records -> checkpoints; run again to go on
 tfhf evaluate TASK [key=value ...]           checkpoint -> metrics.json
 tfhf predict TASK FILE ... [key=value ...]   files -> predictions
+tfhf transcribe FILE ...                     recordings of any length -> text, JSON, subtitles, by Whisper
 tfhf export TASK [FILE ...] [key=value ...]  checkpoint -> SavedModel, compared with the model on FILEs
 tfhf preflight TASK --tpu v3-8 [key=value ...]  does the step fit a TPU, what would it cost; needs no TPU
 tfhf card TASK --output RUN [--push REPO]    what the run's files say, as a model card; the model on the Hub
@@ -300,6 +301,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--recipe", default="default")
     command.add_argument("--data", help="folder of the records (data.path); they need not be there")
     preflight_command.add_arguments(command)
+    transcribing = commands.add_parser("transcribe", help="recordings -> text, subtitles; its own --help", add_help=False)
+    transcribing.set_defaults(action=None)
     serving = commands.add_parser("serve", help="exported models over REST and gRPC; its own --help", add_help=False)
     serving.set_defaults(action=None)
     doctor = commands.add_parser("doctor", help="what is installed, what clashes; its own --help", add_help=False)
@@ -333,6 +336,8 @@ def main(argv: list[str] | None = None) -> int:
     handed_over = {"records": "tfrecords.__main__", "doctor": "tfhf.doctor", "serve": "tfhf.server.command"}
     if argv and argv[0] in handed_over:
         return importlib.import_module(handed_over[argv[0]]).main(argv[1:])
+    if argv and argv[0] == "transcribe":
+        return importlib.import_module("tfhf.transcribe").main(argv[1:], load_task)
     arguments = parse(argv)
     if getattr(arguments, "backend", None):
         os.environ["KERAS_BACKEND"] = arguments.backend   # before Keras is imported

@@ -35,7 +35,7 @@ _SRGAN = "task.model.hidden_size=8 task.model.num_residual_blocks=1 task.discrim
 SIZES = {
     "*": "steps_per_execution=1 steps=2 log_every=1 checkpoint_every=2 evaluate_every=0 accumulate=1 batch_size=2 "
          "eval_batch_size=4 precision=float32 jit_compile=false optimizer.warmup_steps=0",
-    "whisper default": _WHISPER,
+    "whisper default": f"{_WHISPER} task.language=en",            # nor German
     "whisper hindi_small": f"{_WHISPER} task.language=english",   # the tiny vocabulary has no Hindi
     "whisper quickstart": "eval_batch_size=10 task.max_new_tokens=24",
     "wav2vec2_ctc head": _CTC,
@@ -77,6 +77,7 @@ RULES = (
     Rule(r'RECIPES\["reviews_lora"\]', r'\g<0>.override(["task.pretrained={models}/bert", "task.max_tokens=24,40,60"])',
          "the hub"),
     Rule(r"task.vgg=vgg19", "", "VGG19's weights; the content loss is on pixels"),
+    Rule(r"^(tfhf transcribe (?!.*--checkpoint)[^#>]*)", r"\1 --checkpoint {models}/whisper ", "the hub"),
     Rule(r"^(tfhf doctor[^#]*)", r"\1 || [ $? = 1 ] ", "an environment of tests may have faults of its own"),
     Rule(r"^tfhf data serve --port 5050", "background tfhf data serve --host 127.0.0.1 --port {port}", "it never ends"),
     Rule(r"input_servers=10\.0\.0\.5:5050,10\.0\.0\.6:5050", "input_servers=127.0.0.1:{port}", "two more machines"),
@@ -154,6 +155,10 @@ def test_commands_are_accepted(arguments):
         from tfrecords.__main__ import _parser
 
         assert _parser().parse_args(arguments[1:]).out
+    elif arguments[0] == "transcribe":
+        from tfhf.transcribe import parser
+
+        assert parser().parse_args(arguments[1:]).files
     elif arguments[0] in ("serve", "doctor"):
         pass   # parsers of their own, which the nightly run meets
     else:
