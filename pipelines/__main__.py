@@ -301,7 +301,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--recipe", default="default")
     command.add_argument("--data", help="folder of the records (data.path); they need not be there")
     preflight_command.add_arguments(command)
-    transcribing = commands.add_parser("transcribe", help="recordings -> text, subtitles; its own --help", add_help=False)
+    transcribing = commands.add_parser("transcribe", help="recordings -> text; its own --help", add_help=False)
     transcribing.set_defaults(action=None)
     serving = commands.add_parser("serve", help="exported models over REST and gRPC; its own --help", add_help=False)
     serving.set_defaults(action=None)

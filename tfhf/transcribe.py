@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--checkpoint", metavar="WHERE", default=DEFAULT_CHECKPOINT,
                       help="folder of a run, folder of a checkpoint, or hub id (%(default)s)")
     made.add_argument("--step", help="of a run: last (default), best, or a number")
-    made.add_argument("--language", help="code, English name or tag such as pt-BR; default: the run's, else it is heard")
+    made.add_argument("--language", help="code, English name or tag such as pt-BR; default: the run's, or heard")
     made.add_argument("--task", choices=("transcribe", "translate"), help="translate: into English")
     made.add_argument("--prompt", help="text as if said before: names, spelling, style")
     made.add_argument("--format", default="txt", help=f"one or several of {','.join(FORMATS)}, or all (%(default)s)")
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     existing = made.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace files that are already in DIR")
     existing.add_argument("--skip-existing", action="store_true", help="leave out recordings whose files are in DIR")
-    made.add_argument("--batch-size", type=int, default=1, help="recordings that are decoded side by side (%(default)s)")
+    made.add_argument("--batch-size", type=int, default=1, help="recordings decoded side by side (%(default)s)")
     made.add_argument("--num-beams", type=int, default=1, help="above 1: beam search (%(default)s)")
     made.add_argument("--debug", action="store_true", help="show where an error came from")
     return made
@@ -117,8 +117,8 @@ def _formats(text):
     names = FORMATS if text == "all" else tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     unknown = [name for name in names if name not in FORMATS]
     if unknown:
-        raise TranscribeError(f"--format {text}: got {unknown[0]!r}, expected one or several of {','.join(FORMATS)}, or "
-                              "all")
+        raise TranscribeError(f"--format {text}: got {unknown[0]!r}, expected one or several of {','.join(FORMATS)}, "
+                              "or all")
     return names
 
 
@@ -135,8 +135,8 @@ def _check_outputs(recordings, formats, arguments):
         if arguments.overwrite or arguments.skip_existing:
             raise TranscribeError("--overwrite and --skip-existing: expected --output-dir with them")
         if len(formats) > 1 or len(recordings) > 1 and formats[0] in ("srt", "vtt"):
-            raise TranscribeError(f"--format {arguments.format} with {len(recordings)} recordings: expected --output-dir, "
-                                  "a folder for a file of each")
+            raise TranscribeError(f"--format {arguments.format} with {len(recordings)} recordings: expected "
+                                  "--output-dir, a folder for a file of each")
         return
     if not storage.is_remote(arguments.output_dir) and os.path.exists(arguments.output_dir) and not os.path.isdir(
             arguments.output_dir):

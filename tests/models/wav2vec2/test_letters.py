@@ -62,7 +62,8 @@ def test_a_vocabulary_of_a_corpus_writes_both_forms_alike():
 
 
 @pytest.mark.parametrize("text, expected", [
-    ("ISPARTA İZMİR", "ısparta izmir"), ("Iğdır", "ığdır"), ("I\u0307stanbul", "istanbul"), ("DİYARBAKIR", "diyarbakır")])
+    ("ISPARTA İZMİR", "ısparta izmir"), ("Iğdır", "ığdır"), ("I\u0307stanbul", "istanbul"),
+    ("DİYARBAKIR", "diyarbakır")])
 def test_turkish_in_lower_case(text, expected):
     assert _read(_tokenizer(TURKISH), text) == expected == lower_case(text, turkish=True)
     assert _read(_tokenizer(["ı", "i", *"spartzmğdrynblkuste"]), text) == expected

@@ -43,9 +43,9 @@ class CTCLabels:
         frames, needed = max(int(self._config.feature_lengths(int(num_samples))), 0), frames_needed(ids)
         if needed > frames and not self._zero_infinity:
             seconds = int(num_samples) / 16000
-            line = (f"{clip}: {text[:60]!r} has {len(ids)} symbols, for which CTC needs {needed} frames, but the clip of "
-                    f"{seconds:.2f} s has {frames}; expected a longer clip or a shorter transcript. Its loss is infinite; "
-                    "with task.zero_infinity=true such clips teach nothing instead.")
+            line = (f"{clip}: {text[:60]!r} has {len(ids)} symbols, for which CTC needs {needed} frames, but the clip "
+                    f"of {seconds:.2f} s has {frames}; expected a longer clip or a shorter transcript. Its loss is "
+                    "infinite; with task.zero_infinity=true such clips teach nothing instead.")
             if training:
                 raise TranscriptTooLong(line)
             if clip not in self._reported:

@@ -32,8 +32,8 @@ def read_generation_config(config, folder):
 
 
 def read_special_tokens(folder):
-    """Whisper's special tokens by the files of a folder: tokenizer.json, else the vocabulary's list of CTranslate2 or of
-    Hugging Face, else generation_config.json; None where there are none of them.
+    """Whisper's special tokens by the files of a folder: tokenizer.json, else the vocabulary's list of CTranslate2 or
+    of Hugging Face, else generation_config.json; None where there are none of them.
 
     Raises:
         ValueError: a file is damaged or no Whisper's, or two of them do not agree.
@@ -54,8 +54,8 @@ def read_special_tokens(folder):
         # Whether a vocabulary that nobody published is multilingual is not told by its tokens.
         first = replace(first, multilingual=second.multilingual) if first.end not in (50256, 50257) else first
         if first != second:
-            raise ValueError(f"{folder}: {name} has {_summary(first)}, but {other} has {_summary(second)}; expected the "
-                             "same. Take away the one that belongs to another model.")
+            raise ValueError(f"{folder}: {name} has {_summary(first)}, but {other} has {_summary(second)}; expected "
+                             "the same. Take away the one that belongs to another model.")
         return first
     return next(iter(found.values()), None)
 
@@ -211,8 +211,8 @@ def from_ctranslate2(folder):
     vocab_size, width = tensors["model.decoder.embed_tokens.weight"].shape
     special = read_special_tokens(folder)
     if special is None:
-        raise FileNotFoundError(f"{folder}: has neither tokenizer.json nor vocabulary.json; expected one of them, to know "
-                                "the ids of the special tokens.")
+        raise FileNotFoundError(f"{folder}: has neither tokenizer.json nor vocabulary.json; expected one of them, to "
+                                "know the ids of the special tokens.")
     ids = dict.fromkeys(("eos_token_id", "pad_token_id", "bos_token_id"), special.end)
     config = WhisperConfig(
         vocab_size=vocab_size, d_model=width, num_mel_bins=tensors["model.encoder.conv1.weight"].shape[1],

@@ -253,8 +253,8 @@ class WhisperGenerationMixin:
         Args:
             input_features: float32 [batch, num_mel_bins, 2 * max_source_positions], or a dict with `input_values`
                 [batch, max_samples].
-            language: code or English name, such as "en", or a list of one for each clip; None, also in the list, detects
-                it, clip by clip, in a multilingual model.
+            language: code or English name, such as "en", or a list of one for each clip; None, also in the list,
+                detects it, clip by clip, in a multilingual model.
             task: "transcribe", or "translate" into English.
             max_new_tokens: None fills the decoder.
             Others: as in `generate_with_scores`.

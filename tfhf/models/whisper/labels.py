@@ -57,23 +57,27 @@ class TranscriptLabels:
                 cannot write.
         """
         said, special = record_language.strip(), self.tokenizer.special
-        found = None
-        if said not in _NO_LANGUAGE:
+        says_one = said not in _NO_LANGUAGE
+        found, unknown = None, ""
+        if says_one:
             try:
                 found = special.language_code(said)
             except LanguageError as error:
-                if self.language is None:
-                    raise LanguageError(f"{clip}: {error} task.language=CODE gives one to all records.") from error
+                unknown = str(error)
         if self.language is not None:
-            if said not in _NO_LANGUAGE and found != self.language:
+            if says_one and found != self.language:
                 self._report(said, clip)
             return self.language
-        if special.multilingual and found is None:
-            raise LanguageError(f"{clip}: the record says no language; expected one in each record, or task.language=CODE, "
-                                "which gives one to all.")
-        if not special.multilingual and found not in (None, "en"):
-            raise LanguageError(f"{clip}: the record says {said!r}, but the model is English-only; expected a multilingual "
-                                "one, or task.language=en, which takes all records for English.")
+        if not special.multilingual:
+            if says_one and found != "en":
+                raise LanguageError(f"{clip}: the record says {said!r}, but the model is English-only; expected a "
+                                    "multilingual one, or task.language=en, which takes all records for English.")
+            return found
+        if not says_one:
+            raise LanguageError(f"{clip}: the record says no language; expected one in each record, or "
+                                "task.language=CODE, which gives one to all.")
+        if found is None:
+            raise LanguageError(f"{clip}: {unknown} task.language=CODE gives one to all records.")
         return found
 
     def languages_of(self, decoder_input_ids):

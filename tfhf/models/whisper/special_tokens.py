@@ -9,8 +9,8 @@ __all__ = ["LANGUAGES", "NAME_TO_CODE", "TASKS", "SpecialTokens"]
 TASKS = ("translate", "transcribe")
 
 
-# The families of published models, by the ids of <|endoftext|> and <|startoftranscript|> and by mel bins, which stay when
-# rows are added to the embedding; None: of any number of bins.
+# The families of published models, by the ids of <|endoftext|> and <|startoftranscript|> and by mel bins, which stay
+# when rows are added to the embedding; None: of any number of bins.
 _FAMILIES = {(50256, 50257, None): 99, (50257, 50258, 80): 99, (50257, 50258, 128): 100}
 _TINY = (256, 257, 1767)   # of `write_tiny_checkpoint`, with two languages
 TIMESTAMPS = 1501          # <|0.00|> to <|30.00|> in steps of 20 ms

@@ -42,6 +42,10 @@ class WhisperTokenizer:
         self._tokenizer = Tokenizer.from_str(json.dumps({**content, "added_tokens": marked}))
         self._tokenizer.encode_special_tokens = True  # "<|endoftext|>" in a transcript is text, not the end
         self._more = {token["id"]: token for token in self.added_tokens if token["id"] > last}
+        for number, token in self._more.items():   # the library counts on where ids are left out before an added token
+            if self._tokenizer.token_to_id(token["content"]) != number:
+                raise ValueError(f"{path}: the added token {token['content']!r} has id {number}, but the ids before it "
+                                 "have no tokens; expected the timestamps among the added tokens too.")
 
     def _parse(self):
         try:
@@ -59,8 +63,8 @@ class WhisperTokenizer:
             if self.special.is_timestamp(token["id"]):
                 expected = f"<|{(token['id'] - self.special.first_timestamp) * SECONDS_PER_TIMESTAMP:.2f}|>"
                 if token["content"] != expected:
-                    raise ValueError(f"{self.path}: the added token {token['content']!r} has id {token['id']}, which is "
-                                     f"the timestamp {expected} of the model; expected ids above "
+                    raise ValueError(f"{self.path}: the added token {token['content']!r} has id {token['id']}, which "
+                                     f"is the timestamp {expected} of the model; expected ids above "
                                      f"{self.special.last_timestamp}.")
 
     @property
