@@ -132,7 +132,9 @@ def test_left_right_mix_and_each():
         read_audio(call, channel="both")
 
 
-@pytest.mark.parametrize("form, subtype", [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", None)])
+@pytest.mark.parametrize("form, subtype", [("WAV", "PCM_16"), ("WAV", "DOUBLE"), ("WAV", "MS_ADPCM"),
+                                           ("AIFF", "PCM_24"), ("CAF", "ULAW"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"),
+                                           ("MP3", None)])
 @pytest.mark.parametrize("offset, duration", [(0, 0.25), (0.1, 0.333), (0.75, None), (0.3, 1 / 44100), (0.9, 0.14)])
 def test_a_segment_is_cut_at_the_files_own_rate(form, subtype, offset, duration):
     data = encode(tone(44100), 44100, form, subtype)

@@ -262,6 +262,17 @@ def test_other_streams_that_do_not_know_their_size(form, place, order):
     np.testing.assert_array_equal(read(bytes(data[:-8] if form == "W64" else data))[:19000], read(WAV)[:19000])
 
 
+@pytest.mark.parametrize("data", [
+    encode(SAMPLES, 16000, "VOC", "PCM_16")[:30] + b"\xff" * 4 + encode(SAMPLES, 16000, "VOC", "PCM_16")[34:],
+    encode(SAMPLES, 16000, "AIFF")[:22], encode(SAMPLES, 16000, "AU")[:20], encode(SAMPLES, 16000, "CAF")[:50],
+    b"caff\0\1\0\0data" + b"\xff" * 8, b"FORM\0\0\0\0AIFFCOMM\0\0\0\0SSND" + b"\x7f\xff\xff\xff", b"fLaC\0\0\0\x22",
+    b"RIFF\0\0\0\0WAVEfmt \xff\xff\xff\xff", b"OggS" + bytes(30), b"riff" + bytes(20) + b"wave" + bytes(12) + b"data",
+    b"Creative Voice File\x1a\x1a\0", b"NIST_1A\n   1024\nsample_count -i x\n", b"ID3\4\0\0\x7f\x7f\x7f\x7f",
+], ids=range(13))
+def test_a_header_that_is_not_whole_or_not_possible(data):
+    expect_refusal(data[:200] if len(data) < 500 else data, "expected")
+
+
 def test_sphere_in_shorten_is_named():
     data = encode(SAMPLES, 16000, "NIST", "PCM_16")
     assert b"sample_coding" in data[:1024]

@@ -93,7 +93,7 @@ def _collect(streams, segment, name, sample_rate_hz, channel, max_seconds):
     most = int(max_seconds * rate_hz / kept)
     output = _Resampled(rate_hz, sample_rate_hz, kept, name)
     count = clipped = 0
-    for block in segment.cut(streams.blocks(), rate_hz):
+    for block in segment.cut(streams):
         count += len(block)
         if count > most:
             raise AudioError(f"{name}: longer than {most} samples at {rate_hz} Hz, expected at most {max_seconds:g} s "
@@ -153,8 +153,11 @@ def _content(path_or_bytes, name):
         name = name or os.fspath(path_or_bytes)
         try:
             data = storage.read_bytes(os.fspath(path_or_bytes))
-        except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-            raise AudioError(f"{name}: cannot be read ({error.strerror or error}), {EXPECTED}") from error
+        except storage.StorageError:
+            raise   # a bucket that does not answer is no fault of this file
+        except (OSError, ValueError) as error:   # ValueError: a path with a NUL in it
+            raise AudioError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error}), {EXPECTED}"
+                             ) from error
     if not data:
         raise AudioError(f"{name}: the file is empty (0 bytes), {EXPECTED}")
     return data, name
@@ -170,6 +173,10 @@ class _Streams:
         if not LOWEST_RATE_HZ <= self.rate_hz <= HIGHEST_RATE_HZ:
             raise AudioError(f"{name}: the sample rate is {self.rate_hz} Hz, expected {LOWEST_RATE_HZ} to "
                              f"{HIGHEST_RATE_HZ}")
+
+    def skip(self, count):
+        """Passes over up to `count` samples without decoding them, where that is exact -> how many."""
+        return self._first.skip(count) if len(self._parts) == 1 else 0
 
     def blocks(self):
         """Yields float32 [n, channels] to the end of the last stream."""
@@ -198,12 +205,13 @@ class _Segment:
             raise AudioError(f"{name}: duration 0 s, expected more")
         self._name, self._offset, self._duration = name, offset, duration
 
-    def cut(self, blocks, rate_hz):
-        """Blocks [n, channels] of the whole -> those of the segment."""
+    def cut(self, streams):
+        """Yields the blocks [n, channels] of the segment."""
+        rate_hz = streams.rate_hz
         begin = round(self._offset * rate_hz)
         end = None if self._duration is None else round((self._offset + self._duration) * rate_hz)
-        position = 0
-        for block in blocks:
+        position = streams.skip(begin)
+        for block in streams.blocks():
             first = max(begin - position, 0)
             last = len(block) if end is None else min(end - position, len(block))
             if first < last:

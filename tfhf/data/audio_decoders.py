@@ -17,6 +17,7 @@ from tfhf.data.audio_part import EXPECTED, AudioError
 
 _BLOCK_VALUES = 1 << 18
 _LOSSY = ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III", "VORBIS", "OPUS")
+_SEEKABLE = ("PCM_U8", "PCM_S8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 _FAR = 1 << 40
 _FFMPEG_SECONDS, _FFMPEG_BYTES = 1800, 4 << 30   # of time and of address space for one file
 
@@ -24,7 +25,8 @@ _FFMPEG_SECONDS, _FFMPEG_BYTES = 1800, 4 << 30   # of time and of address space 
 def open_part(part, name):
     """A Part -> an object with rate_hz, channels, lossy and blocks(), which yields float32 [n, channels] to the end.
 
-    close() gives back what it holds; harmless when done twice. Raises AudioError: no decoder can read it.
+    skip(n), before blocks(), passes over up to n samples where that costs no decoding, and says over how many. close()
+    gives back what it holds; harmless when done twice. Raises AudioError: no decoder can read it.
     """
     return _Ffmpeg(part, name) if part.demuxer else _SoundFile(part, name)
 
@@ -69,6 +71,7 @@ class _SoundFile:
             self._file = _ToTheEnd(content)
         self.rate_hz, self.channels = self._file.samplerate, self._file.channels
         self.lossy = self._file.subtype in _LOSSY
+        self._skipped = 0
 
     @contextlib.contextmanager
     def _errors(self):
@@ -79,13 +82,20 @@ class _SoundFile:
             raise AudioError(f"{self._name}: cannot be decoded ({why.rstrip('. ')}; {len(self._part.data)} bytes), "
                              f"{EXPECTED}") from error
 
+    def skip(self, count):
+        """Passes over `count` samples where each has its place in the file -> how many; else 0."""
+        if self._file.subtype in _SEEKABLE and not self._part.estimated and count <= self._file.frames:
+            with self._errors():
+                self._skipped = self._file.seek(count)
+        return self._skipped
+
     def blocks(self):
         """Yields float32 [n, channels]."""
         most = max(1, _BLOCK_VALUES // self.channels)
         stated, beyond = self._part.samples, self._part.estimated
         if stated is None and not beyond:
             stated = self._file.frames
-        count = 0
+        count = self._skipped
         while stated is None or count < stated:
             block = self._read(most if stated is None else min(most, stated - count))
             if not len(block):
@@ -183,6 +193,10 @@ class _Ffmpeg:
             raise AudioError(f"{self._name}: {len(tracks)} sound tracks, expected one: pick it with "
                              "`ffmpeg -i FILE -map 0:a:0 ONE.flac`")
         return rate_hz, channels
+
+    def skip(self, count):
+        """Passes over nothing: a pipe cannot be sought in."""
+        return 0
 
     def _logged(self):
         self._log.seek(0)

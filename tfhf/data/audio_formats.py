@@ -39,6 +39,13 @@ def sound_parts(data, name):
 
     Raises AudioError: a format that nothing here reads, a cut or damaged file, no sound in it.
     """
+    try:
+        return _parts(data, name)
+    except (struct.error, IndexError) as error:   # a header that ends before its last field
+        raise AudioError(f"{name}: damaged: a header that is not whole ({error}), {EXPECTED}") from error
+
+
+def _parts(data, name):
     magic, kind = data[:4], data[8:12]
     if magic in _RIFF_ORDER and kind == b"WAVE":
         return _wav_parts(data, name)
@@ -281,7 +288,7 @@ def _aiff_part(data, name, kind, common, begin, size, unknown):
         channels, bits = struct.unpack_from(">H4xH", common)
         frame = channels * bits // 8
         _whole_frames(name, size - 8, frame)
-        common = common[:2] + struct.pack(">I", (size - 8) // max(1, frame)) + common[6:]
+        common = common[:2] + struct.pack(">I", max(0, size - 8) // max(1, frame)) + common[6:]
     common = b"COMM" + struct.pack(">I", len(common)) + common + b"\0" * (len(common) & 1)
     samples = b"SSND" + struct.pack(">I", size) + data[begin:begin + size] + b"\0" * (size & 1)
     return Part(b"FORM" + struct.pack(">I", 4 + len(common) + len(samples)) + kind + common + samples)
@@ -366,8 +373,8 @@ def _voc_parts(data, name):
     code, channels, rate_hz, bits = described
     frame = channels * bits // 8
     body = b"".join(pieces)
-    return _wave_part(body, name, "<", struct.pack("<HHIIHH", code, channels, rate_hz, rate_hz * frame, frame, bits), 0,
-                      len(body), True)
+    fmt = struct.pack("<HHIIHH", code, channels, rate_hz, 0, frame, bits)
+    return _wave_part(body, name, "<", fmt, 0, len(body), True)
 
 
 def _voc_head(data, name, kind, begin, size):
