@@ -91,6 +91,11 @@ def write(extras, releases):
     written.write_text(header + "\n".join(lines) + "\n", "utf-8")
     os.replace(written, FILE)
     print(f"{FILE.name}: {len(lines)} packages")
+    for release in ordered:
+        # pip itself says which package does not go with the release.
+        print(f"Resolving the set with TensorFlow {release} ...", flush=True)
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed",
+                        "--constraint", FILE, f"{ROOT}[tf,hf,test,reference]", f"tensorflow=={release}"], check=True)
 
 
 def moved(held, found):

@@ -25,6 +25,7 @@ def made(tmp_path_factory):
             environment.install(one.name, least)
     environment.install("keras", "3.15.1", {"keras/__init__.py": KERAS}, ["numpy", "absl-py; python_version < '3'"])
     environment.install("protobuf", "6.33.0")
+    environment.install("tensorboard", "2.20.0")
     environment.tensorflow(requires=["numpy>=1.26", "protobuf>=5.28.0", "keras>=3.10.0", "rich; extra == 'pretty'"])
     return folder
 

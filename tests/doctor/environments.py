@@ -13,7 +13,32 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-TENSORFLOW = "__version__ = {version!r}\n"
+TENSORFLOW = """__version__ = {version!r}
+ERROR = 0.0
+
+
+class Anything:
+    # Whatever is computed with it is itself; as a number it is what the doctor reads as the error of a convolution.
+    def __call__(self, *arguments, **options):
+        return self
+
+    __getattr__ = __getitem__ = __sub__ = __truediv__ = __floordiv__ = __enter__ = __call__
+
+    def __exit__(self, *raised):
+        return False
+
+    def __iter__(self):
+        return iter([])
+
+    def __float__(self):
+        return ERROR
+
+
+def __getattr__(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return Anything()
+"""
 KERAS = "import tensorflow\n__version__ = '3.15.1'\n"
 ABORTS = ("import os, sys\nsys.stderr.write('2026-11-21 15:13:50.2: F tpu.cc:1] ConfigureDistributedTpuOp_DoWork not "
           "available in this library\\n')\nsys.stderr.flush()\nos.abort()\n")

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.doctor.environments import expect
+from tests.doctor.environments import TENSORFLOW, expect
 from tfhf.doctor import cloud, machine
 
 
@@ -89,7 +89,7 @@ def test_a_tpu_vm_without_tensorflow_tpu(environment, tpu_vm):
            "pip uninstall -y tensorflow && pip install -e", "[tpu]")
 
 
-CORES = """__version__ = '2.20.0'
+CORES = TENSORFLOW + """
 class _Any:
     def __getattr__(self, name):
         return self

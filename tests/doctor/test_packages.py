@@ -19,7 +19,7 @@ def test_a_sound_environment_is_silent(environment):
     done = environment.run("--disk-gb", "0", "--ram-gb", "0")
     assert done.returncode == 0 and done.stdout.endswith("\nsound\n")
     lines = done.stdout.splitlines()
-    assert len(lines) == 16 and all(line.startswith("ok  ") for line in lines[:-1])
+    assert len(lines) == 18 and all(line.startswith("ok  ") for line in lines[:-1])
 
 
 def test_sound_with_every_extra(environment):
@@ -150,6 +150,20 @@ def test_a_libtpu_that_it_can(environment, libtpu):
     assert environment.findings() == {}
     environment.variables = {"TPU_LIBRARY_PATH": "/nowhere/libtpu.so"}
     expect(environment.findings(), "libtpu", "fault", "/nowhere/libtpu.so", "unset TPU_LIBRARY_PATH")
+
+
+def test_no_tensorboard(environment):
+    """TensorFlow 2.21 does not ask for it, 2.20 does: one finding, with the line that brings it."""
+    for requires in ((), ("tensorboard~=2.20.0",)):
+        environment.remove("tensorboard")
+        environment.tensorflow("2.21.0", requires=requires)
+        found = environment.findings()
+        expect(found, "tensorboard", "fault", "`tfhf train`", "pip install 'tensorboard<3,>=2.20'")
+        assert list(found) == ["tensorboard"]
+    environment.install("tensorboard", "2.19.0")
+    found = environment.findings()
+    expect(found, "tensorboard", "warn", "2.19.0", "tensorboard<3,>=2.20")
+    expect(found, "requirements", "warn", "tensorboard 2.19.0", "tensorboard~=2.20.0, which tensorflow requires")
 
 
 def test_text_that_does_not_load(environment):
@@ -286,8 +300,9 @@ def test_the_command_and_the_doctor_import_nothing_heavy():
 
 def test_every_check_has_its_place_in_the_page():
     page = (ROOT / "docs/trouble.md").read_text("utf-8")
-    for check in ("python", "tensorflow", "files", "import tensorflow", "keras", "tensorflow-text", "tensorflow-io",
-                  "libtpu", "tpu", "protobuf", "requirements", "credentials", "bucket", "disk", "memory"):
+    for check in ("python", "tensorflow", "files", "import tensorflow", "processor", "keras", "tensorboard",
+                  "tensorflow-text", "tensorflow-io", "libtpu", "tpu", "protobuf", "requirements", "credentials",
+                  "bucket", "disk", "memory"):
         assert f"\n## {check}\n" in page, check
 
 

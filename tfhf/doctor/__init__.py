@@ -14,13 +14,14 @@ import argparse
 import dataclasses
 import json
 
-from tfhf.doctor import cloud, packages
+from tfhf.doctor import cloud, packages, processor
 from tfhf.doctor.machine import NEED_DISK_GB, NEED_RAM_GB, DoctorError, Finding, Machine
 
 CHECKS = (packages.check_python, packages.check_tensorflow, packages.check_files, packages.check_import,
-          packages.check_keras, packages.check_text, packages.check_io, packages.check_libtpu, cloud.check_tpu,
-          packages.check_protobuf, packages.check_requirements, cloud.check_credentials, cloud.check_bucket,
-          cloud.check_disk, cloud.check_memory)
+          processor.check_processor, packages.check_keras, packages.check_tensorboard, packages.check_text,
+          packages.check_io, packages.check_libtpu, cloud.check_tpu, packages.check_protobuf,
+          packages.check_requirements, cloud.check_credentials, cloud.check_bucket, cloud.check_disk,
+          cloud.check_memory)
 
 
 def examine(machine: Machine) -> list[Finding]:

@@ -156,6 +156,17 @@ def _loaded(machine, name, said, mend):
     return [Finding(name, "ok", f"{machine.version(name)}, {said}")]
 
 
+def check_tensorboard(machine: Machine) -> list[Finding]:
+    """tensorboard, which `tfhf train` writes its summaries with; TensorFlow 2.21 does not bring it."""
+    found, requirement = machine.version("tensorboard"), machine.requirement("tf", "tensorboard")
+    if not found:
+        return [Finding("tensorboard", "fault", "not installed: `tfhf train` cannot write its summaries",
+                        str(requirement), _pip(str(requirement)))]
+    if not machine.accepts(requirement, found):
+        return [Finding("tensorboard", "warn", found, str(requirement), _pip(str(requirement)))]
+    return [Finding("tensorboard", "ok", found)]
+
+
 def check_text(machine: Machine) -> list[Finding]:
     """tensorflow-text: its minor version is TensorFlow's, and its operations load."""
     found, base = machine.version("tensorflow-text"), next(map(machine.version, machine.tensorflows), None)
@@ -217,6 +228,8 @@ def check_requirements(machine: Machine) -> list[Finding]:
         found = machine.version(one.name)
         if canonical(one.name) in ("protobuf", "libtpu") or found and (one.url or machine.accepts(one, found)):
             continue   # those two have checks of their own
+        if canonical(one.name) == "tensorboard" and not found:
+            continue   # check_tensorboard reports it
         level = "warn" if found and name != "tfhf" else "fault"
         wanted = f"{one.name}{one.specifier}"
         findings.append(Finding("requirements", level, f"{one.name} {found or 'is not installed'}",
@@ -225,7 +238,7 @@ def check_requirements(machine: Machine) -> list[Finding]:
     for extra in machine.extras:
         for one in machine.requirements(extra):
             ranges.setdefault(canonical(one.name), []).append(one)
-    checked = {"libtpu", "tensorflow-text", "tensorflow-io", *TENSORFLOWS}
+    checked = {"libtpu", "tensorboard", "tensorflow-text", "tensorflow-io", *TENSORFLOWS}
     for name in sorted(set(ranges) & set(machine.distributions) - checked):
         if not any(machine.accepts(one, machine.version(name)) for one in ranges[name]):
             findings.append(Finding("requirements", "warn", f"{name} {machine.version(name)}",
