@@ -36,7 +36,7 @@ def bases():
     exif = Image.Exif()
     exif[0x0112] = 6
     deep = Image.fromarray(rng.integers(0, 65536, (9, 13)).astype("uint16"))
-    more = {"save_all": True, "append_images": [image.rotate(90), image.resize((5, 5))]}
+    more = {"save_all": True, "append_images": [image.rotate(90), image.rotate(180)]}
     frames = {"save_all": True, "append_images": [palette.rotate(90), palette.resize((5, 5))]}
     gif = encoded(palette, "GIF", transparency=7, comment=b"x" * 600)
     wide = gif[:6] + struct.pack("<HH", 60, 50) + gif[10:]   # the canvas is larger than the frame

@@ -64,10 +64,15 @@ def one_by_one(data, max_pixels=MAX_CALL_PIXELS):
     Raises InvalidArgumentError when the graph runs: they have more pixels than `max_pixels` in all.
     """
     sizes = tf.map_fn(image_header.size, data, fn_output_signature=tf.TensorSpec([2], tf.int32))
-    total = tf.reduce_sum(tf.reduce_prod(tf.abs(tf.cast(sizes, tf.float32)), axis=-1))
-    fits = tf.debugging.Assert(total <= float(max_pixels), [
-        "the", tf.shape(data)[0], "images of this call have", total, f"pixels, expected at most {max_pixels} in all: "
-        "send fewer at a time"])
+    pixels = tf.reduce_prod(tf.abs(tf.cast(sizes, tf.float32)), axis=-1)
+    largest = tf.pad(sizes, [[0, 1], [0, 0]])[tf.argmax(tf.pad(pixels, [[0, 1]]))]   # 0 x 0 of an empty batch
+    most, total = min(max_pixels, MAX_PIXELS), tf.reduce_sum(pixels)
+    fits = tf.debugging.Assert(tf.reduce_all(pixels <= float(most)), [
+        f"expected an image of at most {most} pixels, it has", largest[0], "x", largest[1]])
+    with tf.control_dependencies([] if fits is None else [fits]):   # None: eager, done already
+        fits = tf.debugging.Assert(total <= float(max_pixels), [
+            "the", tf.shape(data)[0], "images of this call have", total, f"pixels, expected at most {max_pixels} in "
+            "all: send fewer at a time"])
     with tf.control_dependencies([] if fits is None else [fits]):
         return total > float(MAX_PIXELS)
 

@@ -31,19 +31,20 @@ def decode_bmp(data):
         "a BMP with a head of", info, "bytes,", bits, "bits a pixel and compression", compression,
         "expected 40 bytes or more, 1, 4, 8, 24 or 32 bits, uncompressed"])
     with tf.control_dependencies([] if known is None else [known]):
-        return tf.cond(indexed, lambda: _by_table(data, head, info, width, bits),
-                       lambda: tf.ensure_shape(tf.io.decode_image(data, 3, expand_animations=False), [None, None, 3]))
-
-
-def _by_table(data, head, info, width, bits):
-    height = little_endian(head[22:26])
-    begin, rows = little_endian(head[10:14]), tf.abs(height)
-    row_bytes = (width * bits + 31) // 32 * 4
+        rows, row_bytes = tf.abs(little_endian(head[22:26])), (width * bits + 31) // 32 * 4
+    begin = little_endian(head[10:14])
     needed, there = row_bytes * rows, tf.strings.length(data) - begin
-    whole = tf.debugging.Assert((begin >= 0) & (rows > 0) & (there >= needed), [
+    whole = tf.debugging.Assert((begin >= 14 + info) & (rows > 0) & (there >= needed), [
         "a BMP with", there, "bytes of pixels, expected", needed])
     with tf.control_dependencies([] if whole is None else [whole]):
-        packed = tf.io.decode_raw(tf.strings.substr(data, begin, needed), tf.uint8)
+        # Some writers leave bytes behind the pixels, which TensorFlow refuses.
+        data = tf.strings.substr(data, 0, begin + needed)
+    return tf.cond(indexed, lambda: _by_table(data, head, info, width, bits, begin, rows, row_bytes),
+                   lambda: tf.ensure_shape(tf.io.decode_image(data, 3, expand_animations=False), [None, None, 3]))
+
+
+def _by_table(data, head, info, width, bits, begin, rows, row_bytes):
+    packed = tf.io.decode_raw(tf.strings.substr(data, begin, row_bytes * rows), tf.uint8)
     packed = tf.reshape(packed, [rows, row_bytes])
     indexes = tf.switch_case(bits // 4, [lambda: _unpacked(packed, 1), lambda: _unpacked(packed, 4), lambda: packed])
     used = little_endian(head[46:50])
@@ -52,7 +53,8 @@ def _by_table(data, head, info, width, bits):
     table = tf.reshape(numbers(data, 14 + tf.minimum(info, 2**16), 4 * used), [used, 4])[:, 2::-1]
     table = tf.cast(tf.pad(table, [[0, 256 - used], [0, 0]]), tf.uint8)
     image = tf.gather(table, tf.cast(indexes[:, :width], tf.int32))
-    return tf.ensure_shape(tf.cond(height > 0, lambda: image[::-1], lambda: tf.identity(image)), [None, None, 3])
+    from_below = little_endian(head[22:26]) > 0
+    return tf.ensure_shape(tf.cond(from_below, lambda: image[::-1], lambda: tf.identity(image)), [None, None, 3])
 
 
 def _unpacked(packed, bits):
