@@ -40,7 +40,8 @@ def test_a_table_of_colours(bits, changes):
 
 
 def test_a_short_table_of_colours_and_those_of_other_bits():
-    for data in (bmp(24, 9, 4) + b"\0\0", bmp(8, 9, 4) + b"padding", bmp(4, 9, 4, colours=11), bmp(8, 9, 4, colours=100), bmp(24, 9, 4), bmp(24, 9, 4, top_down=True),
+    for data in (bmp(24, 9, 4) + b"\0\0", bmp(8, 9, 4) + b"padding", bmp(4, 9, 4, colours=11),
+                 bmp(8, 9, 4, colours=100), bmp(24, 9, 4), bmp(24, 9, 4, top_down=True),
                  bmp(32, 9, 4), bmp(32, 9, 4, compression=3,
                                     masks=struct.pack("<III", 0xFF0000, 0xFF00, 0xFF))):
         expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
