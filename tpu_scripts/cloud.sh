@@ -3,6 +3,7 @@
 #
 # A TPU costs money until it is deleted. So each is written down in $TFHF_TPUS (~/.tfhf/tpus) before it is asked for and
 # until it is gone, and a script that ends in between, whatever ended it, says what may be running and how to delete it.
+# A name is one TPU in one zone of one project: so the files there are NAME@ZONE@PROJECT.txt.
 set -euo pipefail
 
 SELF=${0##*/}
@@ -12,6 +13,9 @@ POLL_SECONDS=${POLL_SECONDS:-30}
 TFHF_TPUS=${TFHF_TPUS:-$HOME/.tfhf/tpus}
 UNANSWERED=3   # so many polls in a row without an answer count as "gone"; gcloud itself tries ssh ten times
 DRY=           # --dry-run
+KEY=           # name@zone@project of the TPU that `know` was given
+ENTRY=         # its file
+LOCK=          # a file to remove when the script ends
 MAY_RUN=       # the TPU that is named when the script ends
 CHILD=         # the command in progress
 DEADLINE=      # seconds since 1970 at which `perform` ends its command
@@ -128,14 +132,14 @@ perform() {
     return
   fi
   local status=0 watch=
-  "$@" < /dev/null &
+  "$@" < /dev/null 9>&- &   # 9: resume.sh's lock, which is the script's alone
   CHILD=$!
   if [ -n "$DEADLINE" ]; then
     # Without the script (kill -0) the number may be another command's by now. A process of its own, not a subshell,
     # which would keep the caller's output open.
     # shellcheck disable=SC2016
     bash -c 'while kill -0 "$1" && [ "$(date +%s)" -lt "$2" ]; do sleep "$3"; done
-      kill -0 "$1" && kill "$4"' watch $$ "$DEADLINE" "$POLL_SECONDS" "$CHILD" > /dev/null 2>&1 < /dev/null &
+      kill -0 "$1" && kill "$4"' watch $$ "$DEADLINE" "$POLL_SECONDS" "$CHILD" > /dev/null 2>&1 < /dev/null 9>&- &
     watch=$!
   fi
   wait "$CHILD" || status=$?
@@ -176,36 +180,73 @@ on_worker() {
     "${@:4}" --command "$3"
 }
 
-# state_of GROUP NAME: the state that Google gives, or NONE; fails where gcloud fails.
+# asked_cloud GROUP VERB ...: what gcloud answers, errors included, in our zone and project.
+asked_cloud() {
+  gcloud compute tpus "$@" --zone "$ZONE" ${PROJECT:+--project "$PROJECT"} --quiet 2>&1 9>&-
+}
+
+# state_of GROUP NAME: the state that Google gives, or NONE; fails where gcloud fails. A mistake in the project is "not
+# found" as well: only an answer that names the TPU, or a list without it, says that there is none.
 state_of() {
-  local answer field=state
+  local answer names field=state
   [ "$1" = tpu-vm ] || field=state.state
-  if answer=$(gcloud compute tpus "$1" describe "$2" --zone "$ZONE" ${PROJECT:+--project "$PROJECT"} --quiet \
-    --format "value($field)" 2>&1); then
+  if answer=$(asked_cloud "$1" describe "$2" --format "value($field)"); then
     echo "${answer##*$'\n'}"   # a warning may stand before it
     return
   fi
   case $answer in
-    *NOT_FOUND*) echo NONE ;;
-    *) echo "$answer" >&2; return 1 ;;
+    *NOT_FOUND*/"$2"\'*) echo NONE; return ;;
+    *NOT_FOUND*)
+      if names=$(asked_cloud "$1" list --format "value(name)") && ! grep -qE "(^|/)$2\$" <<< "$names"; then
+        echo NONE
+        return
+      fi
+      ;;
   esac
+  echo "$answer" >&2
+  return 1
 }
 
-# life_of NAME: where a TPU is in its life, in the words of a queued resource, though it was made without one. A node
-# that was taken away counts even if its queued resource does not know yet.
+# life_of NAME: where a TPU is in its life, in the words of a queued resource, though it was made without one; and
+# STOPPED. A node that was taken away counts even if its queued resource does not know yet.
 life_of() {
   local queued node
   queued=$(state_of queued-resources "$1") || return 1
   case $queued in
-    ACTIVE | NONE) node=$(state_of tpu-vm "$1") || return 1 ;;
+    ACTIVE | NONE | SUSPENDING | SUSPENDED) node=$(state_of tpu-vm "$1") || return 1 ;;
     *) echo "$queued"; return ;;
   esac
-  case $node in
-    READY) echo ACTIVE ;;
-    NONE) if [ "$queued" = NONE ]; then echo NONE; else echo SUSPENDED; fi ;;
-    PREEMPTED | TERMINATED | STOPPED | HIDDEN | UNHIDING) echo SUSPENDED ;;
+  case $queued-$node in
+    *-STOPPED | *-STOPPING) echo STOPPED ;;   # Google takes away; only people stop
+    SUSPEND*) echo "$queued" ;;
+    *-READY) echo ACTIVE ;;
+    NONE-NONE) echo NONE ;;
+    *-NONE | *-PREEMPTED | *-TERMINATED | *-HIDDEN | *-UNHIDING) echo SUSPENDED ;;
     *) echo PROVISIONING ;;
   esac
+}
+
+# know NAME: which TPU that is, of which project: PROJECT, KEY and ENTRY. Where gcloud names no project, the list may.
+know() {
+  local answer files
+  if [ -z "${PROJECT:-}" ] && [ -z "$DRY" ]; then
+    answer=$(gcloud config get-value project 2> /dev/null 9>&-) || answer=
+    PROJECT=${answer##*$'\n'}
+    [ "$PROJECT" != '(unset)' ] || PROJECT=
+    files=("$TFHF_TPUS/$1@${ZONE//[^A-Za-z0-9._-]/_}@"*.txt)
+    if [ -z "$PROJECT" ] && [ "${#files[@]}" = 1 ] && [ -e "${files[0]}" ]; then
+      PROJECT=$(sed -n '1 s/.*, project \([^,]*\),.*/\1/p' "${files[0]}")
+      [ "$PROJECT" != unknown ] || PROJECT=
+    fi
+  fi
+  KEY=$(key_of "$1" "$ZONE" "${PROJECT:-}")
+  ENTRY=$TFHF_TPUS/$KEY.txt
+}
+
+# key_of NAME ZONE PROJECT: a file's name.
+key_of() {
+  local zone=${2:-unknown} project=${3:-unknown}
+  echo "$1@${zone//[^A-Za-z0-9._-]/_}@${project//[^A-Za-z0-9._-]/_}"
 }
 
 # The command that deletes the TPU, for a terminal anywhere.
@@ -218,19 +259,43 @@ remember() {
   MAY_RUN=$1
   mkdir -p "$TFHF_TPUS"
   {
-    echo "asked for: $1, ${TYPE:-unknown type}, $ZONE, project ${PROJECT:-of gcloud}, $(date -u +%Y-%m-%dT%H:%M:%SZ)"
+    echo "asked for: $1, ${TYPE:-unknown type}, $ZONE, project ${PROJECT:-unknown}, $(date -u +%Y-%m-%dT%H:%M:%SZ)," \
+      "by ${BY:-$SELF}"
     echo "delete:    $(delete_command "$1")"
-  } > "$TFHF_TPUS/$1.txt"
+  } > "$ENTRY"
 }
 
 # It is gone: the list forgets it, and resume.sh's bills count it no longer.
 forget() {
   local bill
-  rm -f "$TFHF_TPUS/$1.txt"
-  for bill in "$TFHF_TPUS/$1".*.bill; do
+  rm -f "$ENTRY"
+  for bill in "$TFHF_TPUS/$KEY"@*.bill; do
     [ ! -e "$bill" ] || echo "down $(now)" >> "$bill"
   done
   MAY_RUN=
+}
+
+# The entry NAME.txt that these scripts wrote before they knew zones and projects apart, if it is of this zone and
+# may be of this project; its project follows, "" where it was gcloud's own of that day.
+old_entry() {
+  local file=$TFHF_TPUS/$1.txt zone project
+  [ -e "$file" ] || return 1
+  IFS=, read -r _ _ zone project _ < "$file" || return 1
+  project=${project# project }
+  [ "$project" != "of gcloud" ] || project=
+  if [ "$zone" = " $ZONE" ] && { [ -z "$project" ] || [ "$project" = "${PROJECT:-}" ]; }; then
+    echo "$project"
+  else
+    return 1
+  fi
+}
+
+# others_of NAME: the entries of that name but our own, a line each.
+others_of() {
+  local file
+  for file in "$TFHF_TPUS/$1@"*.txt "$TFHF_TPUS/$1.txt"; do
+    [ ! -e "$file" ] || [ "$file" = "$ENTRY" ] || echo "  $file: $(head -n 1 "$file")"
+  done
 }
 
 # What ends the script: nothing is left behind without its name.
@@ -238,6 +303,8 @@ leave() {
   local status=$?
   trap '' INT TERM HUP
   [ -z "$CHILD" ] || kill "$CHILD" 2> /dev/null || :
+  [ -z "$LOCK" ] || rm -f "$LOCK"
+  [ -z "$KEY" ] || rm -f "$TFHF_TPUS/$KEY.said"
   if [ -n "$MAY_RUN" ]; then
     echo "$SELF: $MAY_RUN in $ZONE may be running, and costs money until it is deleted:" >&2
     echo "  $(delete_command "$MAY_RUN")" >&2
@@ -254,19 +321,40 @@ begin() {
   trap 'exit 143' TERM
 }
 
-# request_tpu NAME [FLAG ...]: ask for TYPE with the image RUNTIME; SPOT, NOW, and WAIT_SECONDS from the caller.
-request_tpu() {
-  local words=(--accelerator-type "$TYPE") status=0
+# create_tpu NAME [FLAG ...]: the request alone.
+create_tpu() {
+  local words=(--accelerator-type "$TYPE")
   [ -z "$SPOT" ] || words+=(--spot)
-  [ -n "$DRY" ] || remember "$1"
   if [ -n "${NOW:-}" ]; then
-    in_cloud tpu-vm create "$1" "${words[@]}" --version "$RUNTIME" "${@:2}" || status=$?
+    in_cloud tpu-vm create "$1" "${words[@]}" --version "$RUNTIME" "${@:2}"
   else
     # Should nobody be there any more, the request ends by itself.
     in_cloud queued-resources create "$1" --node-id "$1" "${words[@]}" --runtime-version "$RUNTIME" \
-      --valid-until-duration "${WAIT_SECONDS}s" "${@:2}" || status=$?
+      --valid-until-duration "${WAIT_SECONDS}s" "${@:2}"
   fi
-  [ "$status" = 0 ] && return
+}
+
+# request_tpu NAME [FLAG ...]: ask for TYPE with the image RUNTIME; SPOT, NOW, and WAIT_SECONDS from the caller.
+request_tpu() {
+  local status=0 known='' answer
+  if [ -n "$DRY" ]; then
+    create_tpu "$@"
+    return
+  fi
+  [ ! -e "$ENTRY" ] || known=1
+  if [ -n "$known" ]; then MAY_RUN=$1; else remember "$1"; fi
+  create_tpu "$@" 2> "$TFHF_TPUS/$KEY.said" || status=$?
+  answer=$(cat "$TFHF_TPUS/$KEY.said")
+  rm -f "$TFHF_TPUS/$KEY.said"
+  [ -z "$answer" ] || echo "$answer" >&2
+  [ "$status" != 0 ] || return 0
+  case $answer in
+    *ALREADY_EXISTS*)
+      echo "$SELF: $1 is in $ZONE already; it was not created now, and is left as it is" >&2
+      [ -n "$known" ] || { rm -f "$ENTRY"; MAY_RUN=; }
+      return 1
+      ;;
+  esac
   status=$(life_of "$1") || status=UNKNOWN
   if [ "$status" = NONE ]; then
     forget "$1"
@@ -298,7 +386,7 @@ await_tpu() {
           in_cloud queued-resources describe "$1" --format "yaml(state)" >&2 || :   # has the reason
           return 1
           ;;
-        SUSPENDING | SUSPENDED | DELETING | NONE) return 1 ;;
+        SUSPENDING | SUSPENDED | STOPPED | DELETING | NONE) return 1 ;;
       esac
     fi
     [ "$waited" -lt "$WAIT_SECONDS" ] || return 3
@@ -314,7 +402,13 @@ remove_tpu() {
   [ "$state" = NONE ] || in_cloud queued-resources delete "$1" --force || return 1
   state=$([ -n "$DRY" ] || state_of tpu-vm "$1") || return 1
   [ "$state" = NONE ] || in_cloud tpu-vm delete "$1" || return 1
-  [ -n "$DRY" ] || forget "$1"
+  [ -z "$DRY" ] || return 0
+  state=$(life_of "$1") || return 1
+  if [ "$state" != NONE ]; then
+    echo "$SELF: $1 was to be deleted, and is $state" >&2
+    return 1
+  fi
+  forget "$1"
 }
 
 # setup_workers NAME REPOSITORY REF [TYPE]: the sources on every worker, and what they need.

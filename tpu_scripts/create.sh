@@ -36,6 +36,7 @@ check_number --wait-hours "$WAIT_HOURS"
 generation=$(generation_of "$TYPE")
 TYPE=$(accelerator_of "$TYPE") RUNTIME=${RUNTIME:-$(runtime_of "$generation")} WAIT_SECONDS=$(seconds_of "$WAIT_HOURS")
 begin
+know "$1"
 
 request_tpu "$@" || exit 1
 if [ -n "$DRY" ]; then

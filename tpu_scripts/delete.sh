@@ -31,15 +31,35 @@ if [ -z "$DRY$YES" ]; then
   case $answer in y | Y | yes) ;; *) fail "$1 was not deleted" ;; esac
 fi
 begin
+know "$1"
+where="$ZONE of project ${PROJECT:-unknown}"
 if [ -z "$DRY" ]; then
-  MAY_RUN=$1
-  state=$(life_of "$1") || exit 1
+  [ ! -e "$ENTRY" ] || MAY_RUN=$1
+  others=$(others_of "$1")
+  if ! state=$(life_of "$1"); then
+    broken "whether there is a $1 in $where cannot be seen (above); nothing was deleted${others:+; asked for were:
+$others}"
+  fi
   if [ "$state" = NONE ]; then
-    forget "$1"
-    echo "there is no $1 in $ZONE: nothing to delete"
+    if project=$(old_entry "$1") && [ -n "$project" ]; then
+      mv "$TFHF_TPUS/$1.txt" "$ENTRY"   # of the form before
+    fi
+    if [ -e "$ENTRY" ]; then
+      forget "$1"
+      echo "there is no $1 in $where any more; it is off the list"
+    elif [ -n "$others" ]; then
+      broken "there is no $1 in $where; nothing was deleted. Asked for, and maybe running, were:
+$others"
+    else
+      echo "there is no $1 in $where: nothing to delete there"
+    fi
     exit 0
   fi
+  MAY_RUN=$1
 fi
 remove_tpu "$1" || exit 1
 remark "nothing of $1 is left after that"
-[ -n "$DRY" ] || echo "$1 in $ZONE is deleted"
+if [ -z "$DRY" ]; then
+  ! old_entry "$1" > /dev/null || rm -f "$TFHF_TPUS/$1.txt"   # of the form before
+  echo "$1 in $where is deleted"
+fi

@@ -6,7 +6,7 @@ set -euo pipefail
 usage() {
   cat << TEXT
 usage: resume.sh --hours H --money M --price P [--type v3-8] [--on-demand] [--version IMAGE] [--ref REF] [--keep]
-                 [--dry-run] NAME RUN REPOSITORY tfhf-arguments...
+                 [--take-over] [--replace-stopped] [--dry-run] NAME RUN REPOSITORY tfhf-arguments...
 for example: resume.sh --hours 48 --price PRICE --money 100 my-tpu hindi REPOSITORY train whisper --strategy tpu ...
 Creates the spot TPU NAME where there is none (create.sh), installs tfhf from REPOSITORY (setup.sh), starts RUN on
 worker 0 (run.sh) and watches it. A TPU that is taken away is deleted and asked for again; a run that left with status
@@ -15,17 +15,19 @@ worker 0 (run.sh) and watches it. A TPU that is taken away is deleted and asked 
   --price P   what this TPU costs an hour, from Google's price list for its type, zone and tier
   --money M   at most M, in the same currency, for the hours in which there was a TPU
   --ref REF   branch, tag or commit: a tag or commit keeps the code the same after a preemption; default HEAD
+  --take-over use the TPU NAME that is there, which this script did not create; it is deleted in the end as its own is
+  --replace-stopped  delete a TPU that somebody stopped, and ask for another; of its own accord it leaves such a one
   --keep      do not delete the TPU when the run has finished or failed; a cap does all the same
 Before a cap is passed the run is told to save and the TPU is deleted; the same command with a larger cap goes on, and
-counts what was spent (\$TFHF_TPUS/NAME.RUN.bill, in ~/.tfhf/tpus). Should this script be killed, the run goes on and
-the same command finds it. Exit status: 0 finished, 1 the run or the cloud failed, 2 wrong usage, 75 a cap.
+counts what was spent (\$TFHF_TPUS/NAME@ZONE@PROJECT@RUN.bill, in ~/.tfhf/tpus). Should this script be killed, the run
+goes on and the same command finds it. Exit status: 0 finished, 1 the run or the cloud failed, 2 wrong usage, 75 a cap.
 STOP_SECONDS, from the environment ($STOP_SECONDS), is how long before a cap it stops: time to save and to delete.
 $(settings)
 TEXT
 }
 
 STOP_SECONDS=${STOP_SECONDS:-300}
-HOURS='' MONEY='' PRICE='' TYPE=v3-8 SPOT=1 RUNTIME='' REF=HEAD KEEP=''
+HOURS='' MONEY='' PRICE='' TYPE=v3-8 SPOT=1 RUNTIME='' REF=HEAD KEEP='' TAKE_OVER='' REPLACE=''
 while [ $# -gt 0 ]; do
   case $1 in
     --hours) option HOURS "$@"; shift ;;
@@ -36,6 +38,8 @@ while [ $# -gt 0 ]; do
     --ref) option REF "$@"; shift ;;
     --on-demand) SPOT='' ;;
     --keep) KEEP=1 ;;
+    --take-over) TAKE_OVER=1 ;;
+    --replace-stopped) REPLACE=1 ;;
     -*) shared_option "$1" ;;
     *) break ;;
   esac
@@ -51,7 +55,8 @@ check_number --money "$MONEY"
 check_number --price "$PRICE"
 generation=$(generation_of "$TYPE")
 TYPE=$(accelerator_of "$TYPE") RUNTIME=${RUNTIME:-$(runtime_of "$generation")}
-BILL=$TFHF_TPUS/$NAME.$RUN.bill   # lines "begun T", and "asked T", "up T" and "down T" in the life of each TPU
+BY="resume.sh $RUN"   # as it stands in the list; so a TPU of ours is known again
+BILL=                 # lines "begun T", and "asked T", "up T" and "down T" in the life of each TPU
 
 # From the bill: UP, seconds in which there was a TPU; LEFT, seconds that --hours leaves; TO_CAP, seconds until it is
 # time to stop; CAP, the reason then.
@@ -106,6 +111,11 @@ end_at_cap() {
   end 75 "stopped by $cap, counted in $BILL; the same command with more goes on from the newest checkpoint"
 }
 
+# is_ours LIFE: this script created the TPU that is there, or may use it.
+is_ours() {
+  [ "$1" = NONE ] || [ -n "$TAKE_OVER" ] || grep -q ', by resume\.sh' "$ENTRY" 2> /dev/null
+}
+
 # A TPU that is ACTIVE: the one that is there, the one that is being made, or a new one.
 have_tpu() {
   local life status=0 refused=0
@@ -113,6 +123,11 @@ have_tpu() {
     account
     [ "$TO_CAP" -gt 0 ] || end_at_cap
     life=$(life_of "$NAME") || { pause; continue; }
+    if ! is_ours "$life"; then
+      MAY_RUN=
+      broken "there is a $NAME in $ZONE ($life), which this script did not create; it is left as it is. Expected another" \
+        "NAME, or --take-over"
+    fi
     case $life in
       ACTIVE) break ;;
       NONE)
@@ -120,6 +135,15 @@ have_tpu() {
         echo "asked $(now)" >> "$BILL"
         WAIT_SECONDS=$((LEFT - STOP_SECONDS))
         request_tpu "$NAME" || end 1 "no TPU could be asked for"
+        ;;
+      STOPPED)
+        if [ -z "$REPLACE" ]; then
+          KEEP=1
+          end 1 "$NAME was stopped by somebody and is left as it is; start it, or give --replace-stopped"
+        fi
+        echo "$NAME: $life; deleted, to be asked for again"
+        take_down
+        continue
         ;;
       SUSPENDING | SUSPENDED | FAILED | DELETING)
         [ "$life" != FAILED ] || refused=$((refused + 1))
@@ -137,6 +161,36 @@ have_tpu() {
     [ "$status" = 0 ] || pause
   done
   echo "up $(now)" >> "$BILL"
+}
+
+# One watcher for a TPU: two would delete each other's, and pay for both. The lock is gone with this process, however it
+# ends; its file says whose it is.
+exclude_others() {
+  local file=$TFHF_TPUS/$KEY.lock
+  command -v flock > /dev/null || fail "flock is not installed; expected util-linux, or on a Mac: brew install flock"
+  while :; do
+    exec 9>> "$file"
+    flock -w 5 9 || broken "$NAME in $ZONE is watched already, by $(cat "$file"); expected one watcher, or another NAME"
+    [ ! "$file" -ef /dev/fd/9 ] || break   # otherwise its owner has just removed it
+  done
+  LOCK=$file
+  echo "process $$ on $(hostname), for the run $RUN" > "$file"
+}
+
+# What these scripts wrote before they knew zones and projects apart: NAME.txt and NAME.RUN.bill.
+take_up_old_files() {
+  local old=$TFHF_TPUS/$NAME.$RUN.bill
+  if [ ! -e "$old" ] || [ -e "$BILL" ]; then
+    return
+  fi
+  if [ -e "$TFHF_TPUS/$NAME.txt" ]; then
+    old_entry "$NAME" > /dev/null || return 0   # of another zone or project
+    case $(tail -n 1 "$old") in
+      asked* | up*) remember "$NAME" && rm -f "$TFHF_TPUS/$NAME.txt" ;;   # so it was resume.sh that created it
+    esac
+  fi
+  echo "$RUN: goes on counting from $old"
+  mv "$old" "$BILL"
 }
 
 # ANSWER: what worker 0 says of the run: none, running PID, exited STATUS, lost, or "" for no answer. Through a file,
@@ -194,7 +248,11 @@ if [ -n "$DRY" ]; then
 fi
 
 begin
+know "$NAME"
+BILL=$TFHF_TPUS/$KEY@$RUN.bill
 mkdir -p "$TFHF_TPUS"
+exclude_others
+take_up_old_files
 if [ -e "$BILL" ]; then
   # Killed while it waited for a TPU: one that came since then counts from when it was asked for.
   sed -n '$ s/^asked/up/p' "$BILL" > "$BILL.answer"
@@ -202,7 +260,7 @@ if [ -e "$BILL" ]; then
 else
   echo "begun $(now)" > "$BILL"
 fi
-[ ! -e "$TFHF_TPUS/$NAME.txt" ] || MAY_RUN=$NAME
+! grep -q ', by resume\.sh' "$ENTRY" 2> /dev/null || MAY_RUN=$NAME
 failures=0
 while :; do
   DEADLINE=

@@ -1,5 +1,7 @@
 """`page`: each kind of model has its page; errors are told in words, and what people wrote is not taken for HTML."""
 
+import asyncio
+
 import numpy as np
 import pytest
 
@@ -64,10 +66,14 @@ def test_errors_are_told_in_words():
     assert told.value.message == "&lt;64&gt; examples wait already"
 
 
-def test_what_is_no_image_reaches_the_one_who_says_so(given):
-    page = made("depth")[0]
-    image, = [block for block in page.blocks.values() if isinstance(block, gr.Image)]
-    assert image.preprocess(None) is None and image.type == "filepath"
+def test_what_is_no_image_reaches_the_one_who_says_so(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    page = make_page(Answers(STUBS["depth"](), "some"), Uploads(str(tmp_path)))
+    function, = [each for each in page.fns.values() if each.fn.__name__ == "run"]
+    for payload, expected in ((None, None), ({"path": str(tmp_path / "broken.png")}, str(tmp_path / "broken.png"))):
+        assert asyncio.run(page.preprocess_data(function, [payload], None)) == [expected]
+    with pytest.raises(gr.Error, match="reads only what was uploaded"):
+        asyncio.run(page.preprocess_data(function, [{"path": "/etc/passwd"}], None))
 
 
 def test_examples_are_the_files_given(given):

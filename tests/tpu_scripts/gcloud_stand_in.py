@@ -3,7 +3,7 @@
 $CLOUD is its folder: calls.jsonl, what it was asked; plan.json, a list of lives, one for each queued resource that is
 created, {"states": what describe answers one after the other, the last for good, "preempt": after so many ACTIVE
 the node is taken away, "lags": true: of which the queued resource knows nothing; "create_fails": text; "ssh_fails",
-"delete_fails": true}; vm/NAME/N, the home of worker N. The flags are those of Google Cloud SDK 528; others are refused.
+"delete_fails": true}; vm/NAME/N, the home of worker N; ZONES and PROJECTS, if they are there, all that there are. The flags are those of Google Cloud SDK 528; others are refused.
 """
 
 import json
@@ -13,7 +13,8 @@ import signal
 import sys
 import time
 
-CLOUD = pathlib.Path(os.environ["CLOUD"])
+HERE = CLOUD = pathlib.Path(os.environ["CLOUD"])
+PROJECT, ZONE = "my-project", "europe-west4-a"   # those of $CLOUD itself; others have folders in it
 EVERYWHERE = {"--zone", "--project", "--quiet", "--no-user-output-enabled"}
 FLAGS = {
     ("queued-resources", "create"): {"--node-id", "--accelerator-type", "--runtime-version", "--spot", "--labels",
@@ -23,6 +24,8 @@ FLAGS = {
     ("tpu-vm", "create"): {"--accelerator-type", "--version", "--spot", "--labels", "--internal-ips"},
     ("tpu-vm", "describe"): {"--format"},
     ("tpu-vm", "delete"): set(),
+    ("queued-resources", "list"): {"--format"},
+    ("tpu-vm", "list"): {"--format"},
     ("tpu-vm", "ssh"): {"--worker", "--ssh-flag", "--command"},
 }
 BARE = {"--quiet", "--no-user-output-enabled", "--spot", "--force", "--internal-ips"}
@@ -48,9 +51,22 @@ def parse(words):
         if flag not in known | EVERYWHERE:
             fail(f"unrecognized arguments: {word}", 2)
         flags[flag] = True if flag in BARE else value if equals else rest.pop(0)
-    if len(names) != 1 or "--zone" not in flags:
+    if len(names) != (words[3] != "list") or "--zone" not in flags:
         fail(f"expected one name and --zone, got {words}", 2)
-    return words[2], words[3], names[0], flags
+    return words[2], words[3], names[0] if names else "", flags
+
+
+def enter(flags):
+    """Into the folder of a project and zone. A mistake in one is told without the name of a TPU."""
+    global CLOUD
+    project, zone = flags.get("--project", PROJECT), flags["--zone"]
+    for kind, name in (("PROJECTS", project), ("ZONES", zone)):
+        known = HERE / kind
+        if known.exists() and name not in known.read_text().split():
+            fail(f"NOT_FOUND: {kind.title()[:-1]} '{name}' was not found or deleted")
+    if (project, zone) != (PROJECT, ZONE):
+        CLOUD = HERE / "elsewhere" / project.replace("/", "_") / zone.replace("/", "_")
+        CLOUD.mkdir(parents=True, exist_ok=True)
 
 
 def load(path):
@@ -90,7 +106,7 @@ def queued_state(name):
     file = CLOUD / "queued" / name
     queued = load(file)
     if queued is None:
-        fail(f"NOT_FOUND: Resource 'queuedResources/{name}' was not found")
+        fail(f"NOT_FOUND: Resource 'projects/{PROJECT}/queuedResources/{name}' was not found")
     state = queued["states"].pop(0) if len(queued["states"]) > 1 else queued["states"][0]
     node = load(CLOUD / "nodes" / name)
     if state == "ACTIVE" and node is None:
@@ -116,8 +132,8 @@ def ssh(name, flags):
     homes = sorted((CLOUD / "vm" / name).iterdir())
     worst = 0
     for home in homes if flags["--worker"] == "all" else [homes[int(flags["--worker"])]]:
-        environment = {"HOME": str(home), "PATH": f"{CLOUD / 'vm-bin'}{os.pathsep}{os.environ['PATH']}",
-                       "CLOUD": str(CLOUD), "ACCELERATOR": node["type"], "STOP_SECONDS": "5"}
+        environment = {"HOME": str(home), "PATH": f"{HERE / 'vm-bin'}{os.pathsep}{os.environ['PATH']}",
+                       "CLOUD": str(HERE), "ACCELERATOR": node["type"], "STOP_SECONDS": "5"}
         group = []
 
         def hang_up(number, frame, group=group):
@@ -133,9 +149,13 @@ def ssh(name, flags):
 
 
 def main(words):
+    if words == ["config", "get-value", "project"]:
+        print(PROJECT)
+        return
     with open(CLOUD / "calls.jsonl", "a") as log:
         log.write(json.dumps(words) + "\n")
     group, verb, name, flags = parse(words)
+    enter(flags)
     queued, node = CLOUD / "queued" / name, CLOUD / "nodes" / name
     place = queued if group == "queued-resources" else node
     if verb == "create":
@@ -156,11 +176,13 @@ def main(words):
         elif node.exists():
             state = load(node)["state"]
         else:
-            fail(f"NOT_FOUND: Resource 'nodes/{name}' was not found")
+            fail(f"NOT_FOUND: Resource 'projects/{PROJECT}/nodes/{name}' was not found")
         if "ipAddress" in flags["--format"]:
             print(";".join(f"10.0.0.{2 + worker}" for worker, _ in enumerate((CLOUD / "vm" / name).iterdir())))
         else:
             print(f"state: {state}" if "yaml" in flags["--format"] else state)
+    elif verb == "list":
+        print(*sorted(file.name for file in place.glob("*")), sep="\n")
     elif verb == "delete":
         if not place.exists():
             fail(f"NOT_FOUND: {name} was not found")

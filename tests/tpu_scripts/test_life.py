@@ -16,10 +16,15 @@ def resume(cloud, *options, **environment):
                        **environment)
 
 
+def entry(cloud, name="my-tpu", zone="europe-west4-a", project="my-project"):
+    """The file of a TPU in the ledger."""
+    return cloud.ledger / f"{name}@{zone}@{project}.txt"
+
+
 def check_named(cloud, text, name="my-tpu"):
     """What may be running is named with the command that deletes it, there and in the ledger; that command does it."""
     assert f"{name} in europe-west4-a may be running" in text
-    line = (cloud.ledger / f"{name}.txt").read_text().splitlines()[-1].removeprefix("delete:").strip()
+    line = entry(cloud, name).read_text().splitlines()[-1].removeprefix("delete:").strip()
     assert line in text
     check_deleted_by(cloud, line, name)
 
@@ -27,7 +32,7 @@ def check_named(cloud, text, name="my-tpu"):
 def check_deleted_by(cloud, line, name="my-tpu"):
     done = subprocess.run(["bash", "-c", line], env=cloud.environment, stdin=subprocess.DEVNULL, capture_output=True)
     assert done.returncode == 0 and not cloud.running(), done.stderr
-    assert not (cloud.ledger / f"{name}.txt").exists()
+    assert not entry(cloud, name).exists()
 
 
 def test_create_waits_and_tells(cloud):
@@ -39,7 +44,7 @@ def test_create_waits_and_tells(cloud):
     assert "costs money until it is deleted" in result.stdout_text and "delete.sh --yes my-tpu" in result.stdout_text
     words = cloud.calls[0]
     assert {"--spot", "--internal-ips", "86400s"} <= set(words) and words[words.index("--node-id") + 1] == "my-tpu"
-    assert "v3-8" in (cloud.ledger / "my-tpu.txt").read_text()
+    assert "v3-8" in entry(cloud).read_text()
 
 
 def test_create_now_and_delete(cloud):
@@ -77,7 +82,7 @@ def test_gcloud_that_does_not_answer_is_not_read_as_gone(cloud):
     (cloud.folder / "bin" / "gcloud").write_text("#!/usr/bin/env bash\necho 'ERROR: UNAVAILABLE' >&2; exit 1\n")
     result = cloud.call("delete.sh", "--yes", "my-tpu")
     assert result.returncode == 1 and "UNAVAILABLE" in result.stderr_text and "may be running" in result.stderr_text
-    assert (cloud.ledger / "my-tpu.txt").exists()
+    assert entry(cloud).exists()
 
 
 def test_a_whole_life_script_by_script(cloud):
@@ -139,7 +144,8 @@ def test_input_servers_on_every_host_of_a_pod(cloud):
         "input_servers=10.0.0.2:6000,10.0.0.3:6000,10.0.0.4:6000,10.0.0.5:6000")
     for worker in range(4):
         log = cloud.folder / "vm" / "my-pod" / str(worker) / "runs" / "input.log"
-        cloud.wait_for(lambda: "<data><serve><--port><6000> 0\n" in log.read_text())   # the chips are not its own
+        words = f"<data><serve><--port><6000><--host><10.0.0.{2 + worker}> 0\n"   # 0: the chips are not its own
+        cloud.wait_for(lambda: words in log.read_text())
 
 
 def test_setup_of_the_newer_generations_installs_jax(cloud):
@@ -251,7 +257,7 @@ def test_caps_are_kept(cloud, caps, cap):
     process.wait()
     # As if it had run for most of an hour: so much that STOP_SECONDS before the cap is two seconds from now.
     ago = int(time.time()) - (3600 if cap == "--hours 1" else 3000) + 10 + 2
-    bill = cloud.ledger / "my-tpu.hindi.bill"
+    bill = cloud.ledger / "my-tpu@europe-west4-a@my-project@hindi.bill"
     bill.write_text(f"begun {ago}\nasked {ago}\nup {ago}\n")
     process = resume(cloud, *caps, STOP_SECONDS="10")
     out, err = process.communicate(timeout=30)
@@ -274,7 +280,7 @@ def test_a_tpu_that_came_while_nobody_watched_counts_from_its_request(cloud):
     cloud.wait_for(lambda: cloud.verbs().count("queued-resources describe") > 1)
     process.kill()
     process.wait()
-    bill = cloud.ledger / "my-tpu.hindi.bill"
+    bill = cloud.ledger / "my-tpu@europe-west4-a@my-project@hindi.bill"
     begun = int(bill.read_text().split()[1])
     bill.write_text(f"begun {begun - 900}\nasked {begun - 800}\n")
     queued = cloud.folder / "queued" / "my-tpu"
@@ -297,7 +303,7 @@ def test_keep_leaves_the_tpu_and_says_so(cloud):
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0 and "my-tpu is kept, and costs money until it is deleted" in out, err
     assert cloud.running() == ["my-tpu"]
-    check_deleted_by(cloud, (cloud.ledger / "my-tpu.txt").read_text().splitlines()[-1].removeprefix("delete:"))
+    check_deleted_by(cloud, entry(cloud).read_text().splitlines()[-1].removeprefix("delete:"))
 
 
 POINTS = {   # where a script is when it is killed: the plan, and what shows that it is there
@@ -323,7 +329,7 @@ def test_killed_in_the_middle_it_leaves_nothing_without_a_name(cloud, number, po
     out, err = process.communicate(timeout=30)
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), err
     if number == signal.SIGKILL:
-        text = (cloud.ledger / "my-tpu.txt").read_text()   # all that is left to tell
+        text = entry(cloud).read_text()   # all that is left to tell
         check_deleted_by(cloud, text.splitlines()[-1].removeprefix("delete:"))
     else:
         check_named(cloud, err)

@@ -81,8 +81,6 @@ def make_page(answers: Answers, uploads: Uploads, examples=(), where="") -> gr.B
         with gr.Row(equal_height=False):
             with gr.Column(min_width=300):
                 given = [about.given(answers)]
-                if not isinstance(given[0], gr.Textbox):
-                    _take_only(given[0], uploads)
                 offered = list(examples) or list(about.examples)
                 if answers.kind == "continuation" and answers.samples:
                     with gr.Accordion("Sampling", open=False):
@@ -110,27 +108,37 @@ def make_page(answers: Answers, uploads: Uploads, examples=(), where="") -> gr.B
         events = [button.click] + ([given[0].submit] if isinstance(given[0], gr.Textbox) else [])
         gr.on(events, run, given, [*shown, told], show_progress_on=shown[:1], api_visibility="private")
     page.queue(max_size=WAITING, default_concurrency_limit=4)
+    _read_only(page, uploads)
     return page
 
 
-def _take_only(component, uploads):
-    """A component of files gives the paths of `uploads`, and no other. Of its own accord Gradio checks a path only if
-    the visitor marks it as one, fetches what is an address, and opens images, to answer a broken one with "Error"."""
-    move = component.async_move_resource_to_block_cache
+def _read_only(page, uploads):
+    """A page whose components of files give the paths of `uploads`, and no other.
 
-    def checked(path):
-        try:
-            return uploads.checked(path)
-        except DemoError as error:
-            raise gr.Error(html.escape(str(error)), print_exception=False) from error
+    Of its own accord Gradio checks a path only if the visitor marks it as one, fetches what is an address, and opens
+    images, to answer a broken one with "Error". A component is no place for this: once a visitor has clicked an example
+    the session has a new one.
+    """
+    prepare = page.preprocess_data
 
-    def preprocess(payload):
-        return checked(payload.path) if payload and payload.path else None
+    async def checked(block_fn, inputs, *rest, **more):
+        files = {place: _checked(uploads, value) for place, (block, value) in enumerate(zip(block_fn.inputs, inputs))
+                 if isinstance(block, (gr.Image, gr.Audio))}
+        values = [None if place in files else value for place, value in enumerate(inputs)]
+        prepared = await prepare(block_fn, values, *rest, **more)
+        return [files.get(place, value) for place, value in enumerate(prepared)]
 
-    async def move_checked(path):
-        return await move(checked(path))
+    page.preprocess_data = checked
 
-    component.preprocess, component.async_move_resource_to_block_cache = preprocess, move_checked
+
+def _checked(uploads, payload):
+    """The path that a visitor gives, a FileData as JSON; None if there is none."""
+    if not payload:
+        return None
+    try:
+        return uploads.checked(payload.get("path") if isinstance(payload, dict) else None)
+    except DemoError as error:
+        raise gr.Error(html.escape(str(error)), print_exception=False) from error
 
 
 def launch(page: gr.Blocks, uploads: Uploads, host: str, port: int, share: bool) -> tuple[str, str | None]:
