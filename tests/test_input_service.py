@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -256,3 +258,81 @@ def test_a_server_that_goes_ends_the_run_with_a_word(folder, again):
         assert "error: one of the input servers" in out and "was started anew while this run was reading" in out, err
     else:
         assert process.returncode == 1 and f"input server localhost:{port} has not answered for 4 s" in err
+
+
+def post(port, body, headers=None):
+    """What a stranger is answered: the status and the error's words."""
+    connection = http.client.HTTPConnection("localhost", port, timeout=30)
+    try:
+        connection.request("POST", "/", body, headers or {})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())["error"]
+    finally:
+        connection.close()
+
+
+def request_for(path, split):
+    return json.dumps({"versions": {"tfhf": run._versions()["tfhf"], "tensorflow": tf.__version__}, "task": "toy",
+                       "config": {"output": "x", "data": {"path": path}, "task": {}}, "batches": {"split": split}, "host_index": 0,
+                       "records": {}})
+
+
+@pytest.mark.parametrize("path, split", [("/root", "."), ("/etc", "ssl"), ("/", "home"), ("/etc/passwd", "x"),
+                                         ("/proc/self", "environ"), ("x\0y", "train"), ("../..", "..")])
+def test_a_stranger_learns_no_names(servers, path, split):
+    status, words = post(int(servers[0].rpartition(":")[2]), request_for(path, split))
+    assert (status, words) == (400, "the request cannot be served; the log of this input server says why")
+
+
+@pytest.mark.parametrize("body, headers, words", [
+    (b"[" * 100_000, None, "the request cannot be served"), (b"[]", None, "expected a request"),
+    (b"5", None, "expected a request"), (b"\xff", None, "the request cannot be served"), (b"", None, "Content-Length"),
+    (b"{}", {"Content-Length": "-1"}, "Content-Length"), (b"{}", {"Content-Length": "1" + "0" * 30}, "Content-Length"),
+    (b"{}", {"Content-Length": "2000000"}, "Content-Length"),
+    (b'{"task": "toy"}', None, "the request cannot be served"),
+])
+def test_requests_of_a_stranger_are_refused(servers, body, headers, words):
+    status, told = post(int(servers[0].rpartition(":")[2]), body, headers)
+    assert status == 400 and told.startswith(words)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_it_listens_on_the_loopback(servers):
+    first = int(servers[0].rpartition(":")[2])
+    assert socket.create_connection(("127.0.0.1", first), 10).close() is None
+    own = Path("/proc/net/fib_trie").read_text("ascii")
+    outside = {address for address in re.findall(r"(\d+\.\d+\.\d+\.\d+)\n\s+/32 host LOCAL", own)
+               if not address.startswith("127.")}
+    for address in outside:   # of this machine, in its network
+        with pytest.raises(OSError):
+            socket.create_connection((address, first), 5).close()
+    tables = [Path(f"/proc/net/{name}").read_text("ascii") for name in ("tcp", "tcp6")]
+    listening = [line.split() for table in tables for line in table.splitlines()[1:]]
+    assert listening and not any(_is_here(line[1], first) for line in listening if line[3] == "0A")
+
+
+def _is_here(address, port):
+    """Whether an address of /proc/net/tcp is that port on all addresses."""
+    host, _, number = address.partition(":")
+    return int(number, 16) == port and not host.strip("0")
+
+
+def test_records_may_be_kept_to_a_folder(folder, tmp_path):
+    server = object.__new__(InputServer)   # without its ports
+    server._load_task, server._records = input_server.load_task, [os.path.realpath(tmp_path / "allowed")]
+    (tmp_path / "allowed").mkdir()
+    (tmp_path / "allowed" / "link").symlink_to(folder)
+    for path, split in ((str(folder / "records"), "train"), (f"{tmp_path}/allowed/../x", "train"),
+                        (f"{tmp_path}/allowed", "../x"), (f"{tmp_path}/allowed-not", "train"),
+                        (f"{tmp_path}/allowed/link/records", "train"), ("gs://bucket/x", "train")):
+        with pytest.raises(InputServiceError, match="outside of the folders of --records"):
+            server.prepare(json.loads(request_for(path, split)))
+    server._records = [os.path.realpath(folder)]
+    with pytest.raises(InputServiceError, match="the records here are"):
+        server.prepare(json.loads(request_for(str(folder / "records"), "train")))
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "::"])
+def test_an_address_of_no_machine_is_refused(host):
+    with pytest.raises(InputServiceError, match="expected the address by which the runs reach this machine"):
+        InputServer(input_server.load_task, free_ports(3), host)

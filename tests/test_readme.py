@@ -79,7 +79,7 @@ RULES = (
     Rule(r"task.vgg=vgg19", "", "VGG19's weights; the content loss is on pixels"),
     Rule(r"^(tfhf transcribe (?!.*--checkpoint)[^#>]*)", r"\1 --checkpoint {models}/whisper ", "the hub"),
     Rule(r"^(tfhf doctor[^#]*)", r"\1 || [ $? = 1 ] ", "an environment of tests may have faults of its own"),
-    Rule(r"^tfhf data serve --port 5050", "background tfhf data serve --host 127.0.0.1 --port {port}", "it never ends"),
+    Rule(r"^tfhf data serve --host 10.0.0.5 --port 5050", "background tfhf data serve --port {port}", "it never ends"),
     Rule(r"input_servers=10\.0\.0\.5:5050,10\.0\.0\.6:5050", "input_servers=127.0.0.1:{port}", "two more machines"),
     Rule(r"^tfhf serve ", "background tfhf serve ", "it never ends"),
     Rule(r"^(tfhf demo [^#]*)", r"background \1 --port 0 ", "it never ends"),

@@ -65,7 +65,8 @@ def test_bad_tensors_are_told(change, words):
     (4, "int_val", [-1], "uint8: -1"), (6, "int_val", [200], "int8: 200, expected -128 to 127"),
     (6, "int_val", [0, -129], "int8: -129"), (5, "int_val", [70000], "int16: 70000"),
     (17, "int_val", [-1], "uint16: -1"), (17, "int_val", [2**16], "uint16: 65536"),
-    (19, "half_val", [70000], "float16: 70000"), (19, "half_val", [-1], "float16: -1"), (10, "tensor_content", b"\2", "bool: 2, expected 0 or 1"),
+    (19, "half_val", [70000], "float16: 70000"),
+    (19, "half_val", [-1], "float16: -1"), (10, "tensor_content", b"\2", "bool: 2, expected 0 or 1"),
 ])
 def test_values_out_of_range_are_refused(dtype, field, values, words):
     tensor = MESSAGES["TensorProto"](dtype=dtype, **{field: values})

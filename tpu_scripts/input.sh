@@ -8,8 +8,8 @@ usage() {
 usage: input.sh [--port 5050] [--dry-run] NAME
 Starts \`tfhf data serve\` on every host of NAME, as the run "input" (logs.sh --worker 0 NAME input; run.sh --worker all
 NAME input starts it again), and prints what the runs that read from it take: input_servers=HOST:PORT,...
-Each listens on its host's internal address: PORT and the two behind it are open to whoever reaches that network. On other
-machines start \`tfhf data serve --host ADDRESS\` by hand.
+Each listens on its host's internal address: PORT and the two behind it are open to whoever reaches that network. On
+other machines start \`tfhf data serve --host ADDRESS\` by hand.
 $(settings)
 TEXT
 }

@@ -3,7 +3,8 @@
 $CLOUD is its folder: calls.jsonl, what it was asked; plan.json, a list of lives, one for each queued resource that is
 created, {"states": what describe answers one after the other, the last for good, "preempt": after so many ACTIVE
 the node is taken away, "lags": true: of which the queued resource knows nothing; "create_fails": text; "ssh_fails",
-"delete_fails": true}; vm/NAME/N, the home of worker N; ZONES and PROJECTS, if they are there, all that there are. The flags are those of Google Cloud SDK 528; others are refused.
+"delete_fails": true}; vm/NAME/N, the home of worker N; ZONES and PROJECTS, if they are there, all
+that there are. The flags are those of Google Cloud SDK 528; others are refused.
 """
 
 import json

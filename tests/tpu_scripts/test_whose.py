@@ -88,7 +88,7 @@ def test_an_entry_of_the_older_form(cloud):
     def old(project, zone=ZONE):
         cloud.ledger.mkdir(parents=True, exist_ok=True)
         file = cloud.ledger / "my-tpu.txt"
-        file.write_text(f"asked for: my-tpu, v3-8, {zone}, project {project}, 2026-11-21T10:00:00Z\ndelete:    delete.sh\n")
+        file.write_text(f"asked for: my-tpu, v3-8, {zone}, project {project}, 2026-11-21T10:00:00Z\ndelete: x\n")
         return file
 
     file = old("my-project")
