@@ -181,11 +181,19 @@ class RecordWriter:
         self._open_shard().skip(name, reason, source, file)
         self.consumed += 1
 
+    @property
+    def lists_sources(self):
+        """Do any of the kept shards say what they were made of?"""
+        return any("sources" in index.header for index in self._indexes)
+
     def sources(self):
-        """Yields what each item of the kept shards was made of, in order; None for each that is not listed."""
+        """Yields (is it listed, what it was made of or None) of each item of the kept shards, in order."""
         for index in self._indexes:
             listed = read_sources(self.folder, index.header)
-            yield from listed or [None] * index.header["consumed"]
+            if listed:
+                yield from ((True, line) for line in listed)
+            else:
+                yield from [(False, None)] * index.header["consumed"]
 
     def take_up(self):
         """Takes up the whole shards that others have written after those this writer has; see tfrecords/beam.py."""
