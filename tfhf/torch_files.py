@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
-import sys
 import zipfile
 import zlib
 from collections import Counter
@@ -406,15 +406,44 @@ def _fill(storage, data, key):
     storage.values = np.frombuffer(data, storage.dtype)
 
 
-def read_tensors(folder) -> dict[str, np.ndarray]:
-    """The tensors of a folder's safetensors files, or else of the one file of torch in it; without batch
-    normalisation's num_batches_tracked, which nothing uses.
+# What trainers write beside a model under the endings of torch's files.
+_SIDE_FILES = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state\w*|random_states\w*)\.(bin|pt|pth|pkl)")
+
+
+def read_weights(folder, stem="model", torch_stem="pytorch_model") -> dict[str, np.ndarray]:
+    """The tensors of a folder in Hugging Face's layout: `STEM.safetensors`, or where there is none `TORCH_STEM.bin`;
+    either of them also as shards with an index.
 
     Raises:
         FileNotFoundError: the folder has neither.
-        WeightsError: a file is damaged.
+        WeightsError: a file is damaged, or a shard is missing.
     """
-    files = sorted(path for path in Path(folder).iterdir() if path.suffix in (".pth", ".pt", ".bin"))
-    whole = len(files) == 1 and not list(Path(folder).glob("*.safetensors"))
-    tensors = read_torch(files[0]) if whole else weights.read_safetensors(folder)
+    folder = Path(folder)
+    if weights.are_left_out():
+        return {}
+    if not any((folder / f"{torch_stem}.bin{more}").exists() for more in ("", ".index.json")) or any(
+            (folder / f"{stem}.safetensors{more}").exists() for more in ("", ".index.json")):
+        return weights.read_safetensors(folder, stem)
+    return weights.without_wrapping(weights.read_shards(folder, f"{torch_stem}.bin", read_torch), folder)
+
+
+def read_tensors(folder) -> dict[str, np.ndarray]:
+    """The tensors of a folder as `read_weights` finds them, or else of the one other file of torch in it; without batch
+    normalisation's num_batches_tracked, which nothing uses.
+
+    Raises:
+        FileNotFoundError: the folder has no weights.
+        WeightsError: a file is damaged, or there are several.
+    """
+    folder = Path(folder)
+    named = [*folder.glob("*.safetensors*"), *folder.glob("pytorch_model.bin*")]
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".pth", ".pt", ".bin")
+                   and not _SIDE_FILES.fullmatch(path.name))
+    if named or not files:
+        tensors = read_weights(folder)
+    elif len(files) > 1:
+        raise WeightsError(f"{folder}: has {len(files)} files of torch, {', '.join(path.name for path in files[:5])}; "
+                           "expected one, or model.safetensors.")
+    else:
+        tensors = {} if weights.are_left_out() else weights.without_wrapping(read_torch(files[0]), files[0])
     return {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}

@@ -67,6 +67,34 @@ def check_is_no_pointer(path):
         raise WeightsError(f"{path}: is a web page, not a checkpoint; download the file itself.")
 
 
+MOST_JSON_BYTES = 16_000_000   # of a config; id2label of 21,000 classes takes 1 MB
+
+
+def read_json(path, most_bytes=MOST_JSON_BYTES) -> dict:
+    """The object that a JSON file of a checkpoint holds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        WeightsError: it is larger than `most_bytes`, no JSON, of absurd depth, or holds something else than an object.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    if size > most_bytes:
+        raise WeightsError(f"{path}: has {size:,} bytes; expected JSON of at most {most_bytes:,}.")
+    check_is_no_pointer(path)
+    try:
+        content = json.loads(path.read_text("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise WeightsError(f"{path}: is not UTF-8 text at byte {error.start}; expected JSON.") from error
+    except RecursionError as error:
+        raise WeightsError(f"{path}: its JSON is nested too deeply.") from error
+    except ValueError as error:   # no JSON, or an integer of thousands of digits
+        raise WeightsError(f"{path}: is damaged, not JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: holds a {type(content).__name__}; expected a JSON object.")
+    return content
+
+
 def are_left_out() -> bool:
     """Whether this runs within `without_weights`."""
     return _STAND_IN.get() is not None
@@ -159,29 +187,88 @@ def read_safetensors(folder, stem="model") -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: the folder has neither.
-        WeightsError: a file is damaged, or a shard lacks a tensor that the index promises.
+        WeightsError: a file is damaged, a shard is missing, or one lacks a tensor that the index promises.
     """
     if are_left_out():
         return {}
-    from safetensors import SafetensorError, safe_open
+    return without_wrapping(read_shards(folder, f"{stem}.safetensors", _read_safetensors_file), folder)
 
+
+def read_shards(folder, name, read_file) -> dict[str, np.ndarray]:
+    """All tensors of the file NAME, or of the shards that NAME.index.json lists.
+
+    Args:
+        folder: has either.
+        name: of the file.
+        read_file: function of a path -> {name: tensor}.
+
+    Raises:
+        FileNotFoundError: the folder has neither.
+        WeightsError: see `read_safetensors`.
+    """
     folder = Path(folder)
-    index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
-    promised = json.loads(index.read_text())["weight_map"] if index.exists() else None
-    if promised is None and not single.exists():
-        raise FileNotFoundError(f"{folder}: neither {single.name} nor {index.name} is there.")
+    index = folder / f"{name}.index.json"
+    if not index.exists():
+        if not (folder / name).exists():
+            raise FileNotFoundError(f"{folder}: has neither {name} nor {index.name}.")
+        return read_file(folder / name)
+    promised = read_json(index).get("weight_map")
+    named = isinstance(promised, dict) and promised and all(isinstance(file, str) for file in promised.values())
+    if not named:
+        raise WeightsError(f"{index}: has no weight_map of tensors' names to files' names.")
+    files = sorted(set(promised.values()))
+    outside = [file for file in files if file != Path(file).name or file in ("", ".", "..")]
+    if outside:
+        raise WeightsError(f"{index}: names the file {outside[0]!r}; expected files in its own folder.")
+    absent = [file for file in files if not (folder / file).exists()]
+    if absent:
+        raise WeightsError(f"{index}: {len(absent)} of {len(files)} shards are missing {_some(absent)}; was the folder "
+                           "downloaded to its end?")
     tensors = {}
-    for file in sorted(set(promised.values())) if promised else [single.name]:
-        try:
-            with safe_open(folder / file, framework="np") as opened:
-                for name in opened.keys():
-                    tensors[name] = opened.get_tensor(name)
-        except (SafetensorError, FileNotFoundError) as error:
-            raise WeightsError(f"{folder / file}: cannot be read as safetensors: {error}.") from error
-    absent = sorted(set(promised or ()) - set(tensors))
+    for file in files:
+        found = read_file(folder / file)
+        twice = sorted(set(found) & set(tensors))
+        if twice:
+            raise WeightsError(f"{folder / file}: holds {twice[0]}, which another shard holds too.")
+        tensors.update(found)
+    absent = sorted(set(promised) - set(tensors))
     if absent:
         raise WeightsError(f"{index}: lists {len(absent)} tensors that the shards do not hold: {_some(absent)}.")
     return tensors
+
+
+_KNOWN_DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
+
+
+def _read_safetensors_file(path):
+    from safetensors import SafetensorError, safe_open
+
+    check_is_no_pointer(path)
+    tensors = {}
+    try:
+        with safe_open(path, framework="np") as opened:
+            for name in opened.keys():
+                dtype = opened.get_slice(name).get_dtype()
+                if dtype not in _KNOWN_DTYPES:
+                    raise WeightsError(f"{path}: {name} is of dtype {dtype}, as quantised checkpoints have; expected "
+                                       "F32, F16, BF16 or F64.")
+                tensors[name] = opened.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"{path}: cannot be read as safetensors, {path.stat().st_size:,} bytes: {reason}; it is "
+                           "damaged, or was not downloaded to its end.") from error
+    return tensors
+
+
+_WRAPPER = "module."   # torch's DataParallel puts it before every name
+
+
+def without_wrapping(tensors, where):
+    """{name: tensor} without the prefix `module.` that torch's data-parallel wrapper has put before all names."""
+    if not tensors or not all(name.startswith(_WRAPPER) for name in tensors):
+        return tensors
+    say(f"{where}: took the prefix {_WRAPPER!r} off all {len(tensors)} names; the model was wrapped in DataParallel.")
+    return {name.removeprefix(_WRAPPER): value for name, value in tensors.items()}
 
 
 def write_safetensors(folder, tensors, max_shard_bytes=5_000_000_000, stem="model"):

@@ -10,8 +10,14 @@ from tests.peft.test_model import text
 from tfhf.models.gpt2.config import GPT2Config
 from tfhf.models.gpt2.model import GPT2LMHeadModel
 from tfhf.peft.config import LoraConfig, PeftError, PrefixTuningConfig, PromptTuningConfig
+from tfhf.peft.convert import read_config
 from tfhf.peft.model import PeftModel, get_peft_model
 from tfhf.weights import WeightsError, read_safetensors, write_safetensors
+
+
+@pytest.fixture(scope="module")
+def base():
+    return our_model("GPT2LMHeadModel")
 
 
 @pytest.fixture
@@ -56,7 +62,8 @@ def test_an_adapter_for_another_size(folder, tmp_path):
     wide.save_pretrained(folder)
     check_refused(folder, WeightsError, r"4 tensors have the wrong shape.*: got \(4, 64\), expected \(4, 32")
     change(folder, r=8)
-    check_refused(folder, WeightsError, r"expected \(8, 32\)")
+    check_refused(folder, WeightsError, r"has shape \(4, 64\); r=8 in adapter_config.json expects 8 rows")
+    change(folder, r=4)
     deep = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=32, n_layer=3, n_head=4))
     get_peft_model(deep, LoraConfig(r=4)).save_pretrained(folder)
     check_refused(folder, WeightsError, r"left over 2 \[transformer.h.2.attn.c_attn.lora_A.weight")
@@ -78,7 +85,7 @@ def test_tensors_that_are_not_there_or_not_of_an_adapter(folder):
     (folder / "adapter_model.safetensors").unlink()
     check_refused(folder, FileNotFoundError, "neither adapter_model.safetensors nor")
     (folder / "adapter_config.json").unlink()
-    check_refused(folder, FileNotFoundError, "adapter_config.json: not there")
+    check_refused(folder, FileNotFoundError, "adapter_config.json: is missing")
 
 
 @pytest.mark.parametrize("entries, message", [
@@ -87,10 +94,79 @@ def test_tensors_that_are_not_there_or_not_of_an_adapter(folder):
     (dict(bias="all"), "bias is 'all'"),
     (dict(rank_pattern={"c_attn": 2}), "rank_pattern is"),
     (dict(r="four"), "r: got 'four'"),
+    (dict(init_lora_weights="pissa"), "init_lora_weights is 'pissa', which changes the base"),
+    (dict(init_lora_weights="pissa_niter_16"), "init_lora_weights is 'pissa_niter_16'"),
+    (dict(init_lora_weights="olora"), "init_lora_weights is 'olora'"),
+    (dict(init_lora_weights="corda", corda_config={"corda_method": "ipm"}), "corda_config is"),
+    (dict(init_lora_weights="corda"), "init_lora_weights is 'corda'"),
+    (dict(init_lora_weights="loftq"), "init_lora_weights is 'loftq'"),
+    (dict(init_lora_weights="lora_ga"), "init_lora_weights is 'lora_ga'"),
+    (dict(init_lora_weights="of_next_year"), "init_lora_weights is 'of_next_year'"),
+    (dict(init_lora_weights=[1]), r"init_lora_weights is \[1\]; expected bool or str"),
+    (dict(loftq_config={"loftq_bits": 4}), "loftq_config is"),
+    (dict(layers_to_transform=[0]), "layers_to_transform is"),
+    (dict(exclude_modules=["c_proj"]), "exclude_modules is"),
+    (dict(lora_bias=True), "lora_bias is True"),
+    (dict(ensure_weight_tying=True), "ensure_weight_tying is True"),
+    (dict(trainable_token_indices=[1, 2]), "trainable_token_indices is"),
+    (dict(of_next_year=0), "of_next_year is 0; adapters here have no of_next_year"),
+    (dict(auto_mapping=[]), r"auto_mapping is \[\]; expected dict"),
+    (dict(peft_type=["LORA"]), "peft_type is"),
+    (dict(r=-1), "r: got -1, expected 1 or more"),
+    (dict(lora_alpha=float("nan")), "lora_alpha: got nan, expected a finite number"),
 ])
-def test_what_is_not_here_is_refused(folder, entries, message):
-    change(folder, **entries)
-    check_refused(folder, ValueError, message)
+def test_what_is_not_here_is_refused(entries, message, base):
+    content = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["c_attn"], "bias": "none", **entries}
+    with pytest.raises(ValueError, match=message):
+        read_config(content, base, "adapter_config.json")
+
+
+def test_sizes_that_the_file_does_not_have(folder):
+    change(folder, r=10**9)
+    check_refused(folder, WeightsError, "r=1000000000 in adapter_config.json expects 1000000000 rows")
+    change(folder, r=4, modules_to_save=["wte"])
+    check_refused(folder, PeftError, "modules_to_save: transformer.wte.weight is tied to another part")
+
+
+@pytest.mark.parametrize("content, message", [
+    ("[" * 100_000, "is nested too deeply"), ('{"peft_type": ', "is damaged, not JSON"), ("[]", "holds a list"),
+    ('{"r": ' + "9" * 5000 + "}", "is damaged, not JSON"), ("", "is damaged, not JSON"),
+])
+def test_a_config_that_is_no_json_object(tmp_path, base, content, message):
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(WeightsError, match=message) as caught:
+        PeftModel.from_pretrained(base, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["gaussian", "orthogonal", "eva", False, None])
+def test_beginnings_that_leave_the_base_as_it_is(base, value):
+    content = {"peft_type": "LORA", "r": 4, "init_lora_weights": value, "eva_config": {"rho": 2.0}, "revision": "main",
+               "peft_version": "0.21.2", "use_dora": False, "rank_pattern": {}, "layers_to_transform": None}
+    assert read_config(content, base, "adapter_config.json").r == 4
+
+
+def test_the_base_of_another_name_is_named(folder, capsys):
+    model = our_model("GPT2LMHeadModel")
+    model.pretrained_folder = "hub/models--openai-community--gpt2/snapshots/0123abc"
+    change(folder, base_model_name_or_path="openai-community/gpt2")
+    PeftModel.from_pretrained(model, folder).unload()
+    assert not capsys.readouterr().err
+    change(folder, base_model_name_or_path="distilbert/distilgpt2", revision="v2")
+    PeftModel.from_pretrained(model, folder)
+    told = capsys.readouterr().err
+    assert "the adapter was trained on distilbert/distilgpt2; it is put on" in told and "on revision v2" in told
+
+
+def test_adapters_in_torchs_files(folder):
+    torch = pytest.importorskip("torch", reason="it writes the file")
+    expected = PeftModel.from_pretrained(our_model("GPT2LMHeadModel"), folder)(text())
+    tensors = read_safetensors(folder, stem="adapter_model")
+    torch.save({name: torch.from_numpy(value.copy()) for name, value in tensors.items()}, folder / "adapter_model.bin")
+    (folder / "adapter_model.safetensors").unlink()
+    np.testing.assert_array_equal(PeftModel.from_pretrained(our_model("GPT2LMHeadModel"), folder)(text()), expected)
+    (folder / "adapter_model.bin").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    check_refused(folder, WeightsError, "adapter_model.bin: is a pointer of Git LFS")
 
 
 def test_a_bare_model_has_no_prefix_in_its_files(tmp_path):

@@ -5,6 +5,7 @@ LoRA: Hu et al. 2021. Prompt tuning: Lester et al. 2021. Prefix tuning: Li and L
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -76,6 +77,8 @@ class LoraConfig(PeftConfig):
     def __post_init__(self):
         self._at_least_one("r")
         self._a_share("lora_dropout")
+        if not math.isfinite(self.lora_alpha):
+            raise ConfigError(f"lora_alpha: got {self.lora_alpha}, expected a finite number")
 
     @property
     def scaling(self) -> float:

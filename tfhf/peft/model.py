@@ -81,6 +81,11 @@ class PeftModel(keras.Model):
                  if _is_in(weights.reference_name(variable).rpartition(".")[0], peft_config.whole_modules)]
         if peft_config.whole_modules and not whole:
             raise PeftError(f"modules_to_save: none of {', '.join(peft_config.whole_modules)} is a module of {kind}.")
+        tied = _tied(base_model, whole)
+        if tied:
+            raise PeftError(f"modules_to_save: {tied} is tied to another part of {kind}; the peft library trains and "
+                            "saves a copy of one and leaves the other as it is. Expected modules with weights of their "
+                            "own.")
         # Lists of variables and layers that belong to the base model are not to be noticed as this model's own.
         object.__setattr__(self, "_unfrozen", list(base_model.trainable_variables))
         object.__setattr__(self, "_whole", whole)
@@ -258,10 +263,19 @@ class PeftModel(keras.Model):
             PeftError: the adapter is of another kind of model, or of a method that is not here.
             tfhf.weights.WeightsError: a tensor is missing, left over or of another shape. The model is as it was then.
             FileNotFoundError: a file is missing.
+
+        An entry of adapter_config.json that is not applied here is a PeftError with its name, such as the values of
+        init_lora_weights that change the base (pissa, olora, corda, loftq, lora_ga).
         """
         from tfhf.peft.convert import from_pretrained
 
         return from_pretrained(cls, model, path, is_trainable)
+
+
+def _tied(model, variables):
+    """The name of the first of the variables whose weights stand for two modules; "" if none does."""
+    tied = set(getattr(model, "aliases", {}).values())
+    return next((name for name in map(weights.reference_name, variables) if name in tied), "")
 
 
 def _is_in(name, modules):
