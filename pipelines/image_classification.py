@@ -89,7 +89,7 @@ class ImageClassificationTask(Task):  # images in, the name of a class out
 
     def build_model(self):
         o, model_class = self.config, MODELS[self.config.model]
-        changes = {"num_labels": len(self.classes), "num_channels": o.image.channels}
+        changes = {"num_labels": len(self.classes), "labels": tuple(self.classes), "num_channels": o.image.channels}
         if o.pretrained == SCRATCH:
             return model_class(model_class.config_class.of_size(o.model, **changes))
         model = model_class.from_pretrained(o.pretrained, o.new_head, **changes)

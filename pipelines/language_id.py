@@ -87,7 +87,7 @@ class LanguageIdTask(Task):  # waveforms in, the name of a language out
 
     def build_model(self):
         o = self.config
-        changes = {"num_labels": len(o.classes), "apply_spec_augment": o.apply_spec_augment,
+        changes = {"num_labels": len(o.classes), "labels": tuple(o.classes), "apply_spec_augment": o.apply_spec_augment,
                    "recompute_activations": o.recompute_activations}
         if o.pretrained == SCRATCH:
             return Wav2Vec2ForSequenceClassification(dataclasses.replace(o.model, **changes))

@@ -89,7 +89,7 @@ class TextClassificationTask(Task):  # texts in, the name of a class out
     def build_model(self):
         o = self.config
         model = self.classifier.from_pretrained(o.pretrained, o.new_head, o.dropout, o.pooling,
-                                                num_labels=len(o.classes),
+                                                num_labels=len(o.classes), labels=tuple(o.classes),
                                                 recompute_activations=o.recompute_activations)
         if not o.new_head:
             check_model_labels(self, model.pretrained_folder)

@@ -10,6 +10,7 @@ raises AssertionError. What needs a fresh process (virtual devices, the JAX back
     python tests/harness.py replicas|outputs MODULE:CLASS FOLDER
 """
 
+import copy
 import importlib
 import importlib.util
 import json
@@ -30,6 +31,7 @@ def check_task(task_class, examples, tmp_path, *, pad=None, loss_steps=20, learn
     checks = {
         "shapes": lambda: check_shapes(task_class, examples),
         "save_and_load": lambda: check_save_and_load(task_class, examples, tmp_path),
+        "plain_keras": lambda: check_plain_keras(task_class, examples, tmp_path),
         "bfloat16": lambda: check_bfloat16(task_class, examples),
         "xla": lambda: check_xla_equals_eager(task_class, examples),
         "loss_falls": lambda: check_loss_falls(task_class, examples, steps=loss_steps, learning_rate=learning_rate),
@@ -103,6 +105,29 @@ def check_save_and_load(task_class, examples, tmp_path):
     load_checkpoint(folder, second)
     for a, b in zip(expected, _arrays(second(inputs, training=False)), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def check_plain_keras(task_class, examples, tmp_path):
+    """The model as people use any Keras model: saved as .keras and loaded, copied, cloned; outputs are the same. Only
+    for models of the library: a test's own need not be registered.
+
+    That a process which imports tfhf alone loads every model, and exports, are in tests/test_keras_saving.py.
+    """
+    import keras
+
+    task = task_class.tiny()
+    model = task.build_model()
+    if not type(model).__module__.startswith("tfhf."):
+        return
+    inputs, _, _ = batch_of(task, examples)
+    expected = _arrays(model(inputs, training=False))
+    assert keras.saving.get_registered_name(type(model)).startswith("tfhf>"), f"{type(model)} is not registered"
+    path = tmp_path / "model.keras"
+    model.save(path)
+    clone = keras.models.clone_model(model)
+    _copy_weights(model, clone)
+    for other in (keras.models.load_model(path, compile=False), copy.deepcopy(model), clone):
+        _assert_close(_arrays(other(inputs, training=False)), expected, 1e-5, "a copied model differs")
 
 
 def check_bfloat16(task_class, examples, tolerance=0.05):

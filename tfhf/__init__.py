@@ -7,6 +7,8 @@ The public classes are imported on first use (PEP 562), so that `import tfhf` co
 
 import importlib
 
+from tfhf.keras_classes import announce
+
 __version__ = "0.1.0"
 
 # Public name -> the module that defines it. A new model adds its classes here.
@@ -54,6 +56,9 @@ def __getattr__(name):
     value = getattr(importlib.import_module(_EXPORTS[name]), name)
     globals()[name] = value
     return value
+
+
+announce(_EXPORTS)
 
 
 def __dir__():

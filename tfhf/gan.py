@@ -14,6 +14,7 @@ import types
 import keras
 import tensorflow as tf
 
+from tfhf.models.pretrained import ExportableModel
 from tfhf.train_steps import (
     Trainer,
     apply_by_index,
@@ -44,7 +45,11 @@ class AdversarialLoss:
         raise NotImplementedError(f"{type(self).__name__}: discriminator() is not defined")
 
 
-class AdversarialPair(keras.Model):
+_PARTS = ("generator", "discriminator")
+
+
+@keras.saving.register_keras_serializable("tfhf")
+class AdversarialPair(ExportableModel):
     """A generator and a discriminator, both built: what `build_model` returns for a task with an `AdversarialLoss`.
 
     Called with the inputs dict it is the generator. The discriminator is called with targets, and with fakes.
@@ -58,6 +63,16 @@ class AdversarialPair(keras.Model):
 
     def call(self, inputs, training=False):
         return self.generator(inputs, training=training)
+
+    def get_config(self):
+        parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in _PARTS}
+        return {**parts, "name": self.name, "dtype": self.dtype_policy}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        parts = {name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
+                 for name in _PARTS}
+        return cls(**{**config, **parts})
 
 
 class GanTrainer(Trainer):

@@ -116,6 +116,16 @@ def reference_weights(model) -> dict[str, np.ndarray]:
     return {name: _to_reference(variable) for name, variable in _variables(model).items()}
 
 
+def reference_variables(model) -> dict:
+    """{reference name: variable} of what `reference_weights` gives the values of."""
+    return _variables(model)
+
+
+def reference_value(variable) -> np.ndarray:
+    """A variable's value in the reference's layout."""
+    return _to_reference(variable)
+
+
 def _to_reference(variable):
     value = np.asarray(variable.numpy() if hasattr(variable, "numpy") else variable.value)
     return np.ascontiguousarray(value.transpose(_TO_TORCH[value.ndim])) if _is_kernel(variable) else value
@@ -157,6 +167,8 @@ def assign_reference_weights(model, tensors, *, where, aliases=None):
     values, wrong = {}, []
     for name, variable in variables.items():
         value = tensors[name]
+        if value.dtype.kind in "iubc":   # bfloat16 is of kind V
+            raise WeightsError(f"{where}: {name} holds {value.dtype}; expected floats: is the checkpoint quantised?")
         if _is_kernel(variable) and value.ndim in _FROM_TORCH:
             value = value.transpose(_FROM_TORCH[value.ndim])
         if tuple(value.shape) != tuple(variable.shape):

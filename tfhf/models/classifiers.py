@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from tfhf import weights
@@ -44,7 +43,11 @@ def classifier_folder(path) -> tuple:
         FileNotFoundError: there is no such folder, or no config.json in it.
     """
     folder = weights.local_folder(path, allow_patterns=FILES)
-    kind = json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
-    if kind not in CLASSIFIERS:
+    content = weights.read_json(folder / "config.json")
+    kind = content.get("model_type")
+    if kind is None:   # of before 2020
+        named = str((content.get("architectures") or [""])[0]).lower()
+        kind = next((known for known in CLASSIFIERS if named.startswith(known)), None)
+    if not isinstance(kind, str) or kind not in CLASSIFIERS:
         raise ModelKindError(f"{folder}: model_type is {kind!r}; classifiers are made of {', '.join(CLASSIFIERS)}.")
     return folder, CLASSIFIERS[kind]

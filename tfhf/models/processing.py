@@ -1,8 +1,8 @@
 """What the processors of speech models share: checking waveforms, and finding an extractor's settings in its files."""
 
-import json
-
 import numpy as np
+
+from tfhf import weights
 
 
 class ClipTooLong(ValueError):
@@ -41,6 +41,6 @@ def extractor_settings(folder):
 
     transformers 5 writes them into processor_config.json, earlier ones into preprocessor_config.json.
     """
-    both = [json.loads((folder / name).read_text("utf-8")) if (folder / name).exists() else {}
+    both = [weights.read_json(folder / name) if (folder / name).exists() else {}
             for name in ("processor_config.json", "preprocessor_config.json")]
     return both[0].get("feature_extractor") or both[1]

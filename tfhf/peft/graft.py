@@ -62,6 +62,19 @@ def ungraft(layer):
         (delattr if name in layers else object.__delattr__)(layer, name)
 
 
+@contextlib.contextmanager
+def plain_classes(model):
+    """A context in which the grafted layers of a model are of their own classes, as Keras writes them into a config."""
+    grown = {layer: type(layer) for layer in model._flatten_layers() if isinstance(layer, Graft)}
+    for layer in grown:
+        object.__setattr__(layer, "__class__", layer._parts[0])
+    try:
+        yield
+    finally:
+        for layer, kind in grown.items():
+            object.__setattr__(layer, "__class__", kind)
+
+
 def forget_compiled(model):
     """Leaves out the functions that `tfhf.decoding.compile` keeps with a model: they hold its old graph."""
     model.__dict__.pop("_compiled_functions", None)

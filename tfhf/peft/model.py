@@ -9,11 +9,13 @@ import numpy as np
 from keras import ops
 
 from tfhf import weights
-from tfhf.models.pretrained import PreTrainedModel
+from tfhf.models.pretrained import ExportableModel, PreTrainedModel
 from tfhf.optimizers import freeze
 from tfhf.peft import lora
-from tfhf.peft.config import LoraConfig, PeftError, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
-from tfhf.peft.graft import Graft, forget_compiled, ungraft
+from tfhf.peft.config import (
+    PEFT_CONFIGS, LoraConfig, PeftError, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig,
+)
+from tfhf.peft.graft import Graft, forget_compiled, plain_classes, ungraft
 from tfhf.peft.places import places_of, put_prefix, put_virtual_tokens
 from tfhf.peft.prompt_encoders import make_prompt_encoder
 
@@ -44,7 +46,8 @@ def adapted(model, lora, task_type):
     return model
 
 
-class PeftModel(keras.Model):
+@keras.saving.register_keras_serializable("tfhf")
+class PeftModel(ExportableModel):
     """A model with an adapter: its inputs and outputs are the model's, its trainable variables the adapter's alone.
 
     What the model has besides, such as `config` or `generate`, is there as well. The model itself is changed: its
@@ -101,8 +104,32 @@ class PeftModel(keras.Model):
         forget_compiled(base_model)
         frozen = [v for v in self.variables if not v.trainable and "int" not in str(v.dtype)]
         object.__setattr__(self, "_frozen", frozen)
-        object.__setattr__(self, "frozen_digest", _digest(self._frozen))
+        object.__setattr__(self, "_table", table)
+        object.__setattr__(self, "_frozen_digest", _digest(self._frozen))
         self.built = True
+
+    @property
+    def frozen_digest(self) -> str:
+        """SHA-256 over the model's own weights, which no training changes."""
+        if self._frozen_digest is None:
+            object.__setattr__(self, "_frozen_digest", _digest(self._frozen))
+        return self._frozen_digest
+
+    def get_config(self):
+        """What Keras saves beside the weights: the base model's config and the adapter's."""
+        with plain_classes(self.base_model):
+            base = keras.saving.serialize_keras_object(self.base_model)
+        return {"base_model": base, "peft_type": self.peft_config.peft_type, "peft_config": self.peft_config.to_dict(),
+                "table": self._table, "name": self.name, "dtype": self.dtype_policy}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        base = keras.saving.deserialize_keras_object(config.pop("base_model"), custom_objects=custom_objects)
+        kind = PEFT_CONFIGS[config.pop("peft_type")]
+        model = cls(base, kind.from_dict(config.pop("peft_config")), **config)
+        object.__setattr__(model, "_frozen_digest", None)   # Keras loads the base model's weights after this
+        return model
 
     def _add_virtual_tokens(self, table):
         base, config, places = self.base_model, self.peft_config, self.places

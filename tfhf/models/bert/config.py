@@ -42,16 +42,24 @@ class BertConfig(PretrainedConfig):
     pad_token_id: int = 0
     classifier_dropout: float | None = None
     num_labels: int = 2
+    labels: tuple[str, ...] = ()   # their names; in config.json id2label
     classifier_pooling: str = "cls"
     recompute_activations: bool = False  # each layer's activations are computed again in the backward pass
 
     def __post_init__(self):
+        super().__post_init__()
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(f"hidden_size is {self.hidden_size}; expected a multiple of num_attention_heads="
                              f"{self.num_attention_heads}.")
         for name, known in (("hidden_act", ACTIVATIONS), ("classifier_pooling", POOLINGS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}; expected one of {', '.join(known)}.")
+
+    def least_parameters(self):
+        """See `PretrainedConfig`."""
+        width = self.hidden_size
+        rows = self.vocab_size + self.max_position_embeddings + self.type_vocab_size + self.num_labels
+        return width * (rows + self.num_hidden_layers * (4 * width + 2 * self.intermediate_size))
 
 
 _LARGE = dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)

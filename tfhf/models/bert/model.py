@@ -267,6 +267,10 @@ class BertPreTrainedModel(PreTrainedModel):
     config_class, base_model_prefix, head_prefixes = BertConfig, "bert", ("cls.", "classifier.")
     has_pooler = True
 
+    def may_lack(self, new_head):
+        """See `PreTrainedModel`: the pooler of a model without a head, or in front of one that begins anew."""
+        return ("bert.pooler.",) if new_head or self.is_base else ()
+
     def __init__(self, config, **kwargs):
         super().__init__(config, **kwargs)
         self.heads = []

@@ -48,13 +48,15 @@ class EfficientNetLiteConfig(PretrainedConfig):
     batch_norm_eps: float = 1e-3
     batch_norm_momentum: float = 0.99
     num_labels: int = 1000
+    labels: tuple[str, ...] = ()   # their names; in config.json id2label
     image_mean: tuple[float, ...] = (127 / 255,) * 3
     image_std: tuple[float, ...] = (128 / 255,) * 3
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("width_coefficient", "depth_coefficient"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}; expected more than 0.")
+            if not 0 < getattr(self, name) <= 100:
+                raise ValueError(f"{name}: got {getattr(self, name)}; expected more than 0, at most 100.")
         if not 0 <= self.dropout_rate < 1:
             raise ValueError(f"dropout_rate: got {self.dropout_rate}; expected 0 or more and less than 1.")
 
@@ -69,6 +71,11 @@ class EfficientNetLiteConfig(PretrainedConfig):
             stages.append(Stage(kernel, stride, expansion, channels, width, depth))
             channels = width
         return tuple(stages)
+
+    def least_parameters(self):
+        """See `PretrainedConfig`."""
+        blocks = sum(stage.depth * stage.expansion * stage.width ** 2 for stage in self.stages)
+        return blocks // 2 + 1280 * self.num_labels
 
     def _rounded(self, width):
         """To a multiple of 8, and never by more than a tenth down."""

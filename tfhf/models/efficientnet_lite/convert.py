@@ -4,14 +4,13 @@ A folder holds config.json and model.safetensors, as `save_pretrained` and timm 
 then its tensors tell the size.
 """
 
-import json
 import re
 
 import numpy as np
 
+from tfhf import weights
 from tfhf.models.efficientnet_lite.config import SIZES, EfficientNetLiteConfig
 from tfhf.torch_files import read_tensors
-from tfhf.weights import WeightsError
 
 _TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 _BLOCK = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
@@ -26,11 +25,11 @@ def read_checkpoint(folder) -> tuple:
         FileNotFoundError, tfhf.weights.WeightsError, ValueError: nothing to read, damaged, or of another model.
     """
     tensors, path = read_tensors(folder), folder / "config.json"
-    content = json.loads(path.read_text("utf-8")) if path.exists() else None
+    content = weights.read_json(path) if path.exists() else None
     if content is None:
         config = config_of_tensors(tensors, folder)
     else:
-        size = content.get("architecture", "").removeprefix("tf_")
+        size = str(content.get("architecture", "")).removeprefix("tf_")
         if "model_type" in content or size not in SIZES:
             config = EfficientNetLiteConfig.from_hugging_face(content, path)
         else:
@@ -54,8 +53,8 @@ def config_of_tensors(tensors: dict, where) -> EfficientNetLiteConfig:
         if (head is not None and head.shape[1] == config.stages[-1].width
                 and len(blocks) == sum(stage.depth for stage in config.stages)):
             return EfficientNetLiteConfig.of_size(size, **{} if labels is None else {"num_labels": len(labels)})
-    raise WeightsError(f"{where}: no config.json, and its tensors are no EfficientNet-Lite's: {len(blocks)} blocks, "
-                       f"conv_head of shape {None if head is None else head.shape}")
+    raise weights.WeightsError(f"{where}: no config.json, and its tensors are no EfficientNet-Lite's: {len(blocks)} "
+                               f"blocks, conv_head of shape {None if head is None else head.shape}")
 
 
 def from_first_port(tensors: dict, config) -> dict:

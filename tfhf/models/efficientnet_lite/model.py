@@ -113,6 +113,7 @@ class EfficientNetLiteBody(keras.layers.Layer):
         return ops.mean(x, axis=(1, 2))
 
 
+@keras.saving.register_keras_serializable("tfhf")
 class EfficientNetLiteForImageClassification(PreTrainedModel):
     """The body, dropout, one linear layer."""
 

@@ -40,9 +40,11 @@ class GPT2Config(PretrainedConfig):
     eos_token_id: int | None = 50256
     pad_token_id: int | None = None
     num_labels: int = 2
+    labels: tuple[str, ...] = ()   # their names; in config.json id2label
     recompute_activations: bool = False  # each layer's activations are computed again in the backward pass
 
     def __post_init__(self):
+        super().__post_init__()
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd is {self.n_embd}; expected a multiple of n_head={self.n_head}.")
         if self.activation_function not in ACTIVATIONS:
@@ -53,6 +55,11 @@ class GPT2Config(PretrainedConfig):
     def inner(self) -> int:
         """Width between the two linear layers of the feed-forward part."""
         return self.n_inner or 4 * self.n_embd
+
+    def least_parameters(self):
+        """See `PretrainedConfig`."""
+        rows = self.vocab_size + self.n_positions + self.num_labels
+        return self.n_embd * (rows + self.n_layer * (4 * self.n_embd + 2 * self.inner))
 
 
 SIZES = {

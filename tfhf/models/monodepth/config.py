@@ -36,6 +36,7 @@ class MonodepthConfig(PretrainedConfig):
     max_disparity: float = 0.3
 
     def __post_init__(self):
+        super().__post_init__()
         if self.encoder not in ENCODERS:
             raise ValueError(f"encoder: got {self.encoder!r}; expected one of {', '.join(ENCODERS)}.")
         resnet = self.encoder == "resnet"
@@ -55,6 +56,11 @@ class MonodepthConfig(PretrainedConfig):
     def stride(self) -> int:
         """What the height and width of an image must be multiples of."""
         return 2 ** len(self.decoder_hidden_sizes)
+
+    def least_parameters(self):
+        """See `PretrainedConfig`."""
+        widths = (*self.encoder_hidden_sizes, *self.decoder_hidden_sizes)
+        return sum(width * width for width in widths)
 
 
 SIZES = {

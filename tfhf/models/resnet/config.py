@@ -36,11 +36,13 @@ class ResNetConfig(PretrainedConfig):
     downsample_in_first_stage: bool = False
     downsample_in_bottleneck: bool = False
     num_labels: int = 1000
+    labels: tuple[str, ...] = ()   # their names; in config.json id2label
     small_stem: bool = False
     image_mean: tuple[float, ...] = IMAGENET_MEAN
     image_std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self):
+        super().__post_init__()
         if self.layer_type not in LAYER_TYPES:
             raise ValueError(f"layer_type: got {self.layer_type!r}; expected one of {', '.join(LAYER_TYPES)}.")
         if len(self.depths) != len(self.hidden_sizes) or not self.depths:
@@ -52,6 +54,11 @@ class ResNetConfig(PretrainedConfig):
     def reduction(self) -> int:
         """How many times as narrow as a stage the 3 x 3 convolutions of a bottleneck are."""
         return 4 if self.layer_type == "bottleneck" else 1
+
+    def least_parameters(self):
+        """See `PretrainedConfig`."""
+        blocks = sum(9 * depth * (size // self.reduction) ** 2 for size, depth in zip(self.hidden_sizes, self.depths))
+        return self.num_channels * self.embedding_size + blocks + self.num_labels * self.hidden_sizes[-1]
 
 
 _BASIC = dict(layer_type="basic", hidden_sizes=(64, 128, 256, 512))

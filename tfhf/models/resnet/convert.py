@@ -5,7 +5,6 @@ torchvision publishes them: then its tensors tell the shape.
 """
 
 import dataclasses
-import json
 import re
 
 import numpy as np
@@ -60,10 +59,10 @@ def read_checkpoint(folder, config_class=ResNetConfig) -> tuple:
         FileNotFoundError, tfhf.weights.WeightsError, ValueError: nothing to read, damaged, or of another model.
     """
     tensors, path = read_tensors(folder), folder / "config.json"
-    content = json.loads(path.read_text("utf-8")) if path.exists() else None
+    content = weights.read_json(path) if path.exists() else None
     if content is None:
         return config_of_tensors(tensors, folder), tensors
-    if "model_type" in content or content.get("architecture") not in SIZES:
+    if "model_type" in content or str(content.get("architecture")) not in SIZES:
         config = config_class.from_hugging_face(content, path)
     else:
         found = {**content, **content.get("pretrained_cfg", {})}
@@ -108,7 +107,8 @@ def write_checkpoint(folder, model, names="timm") -> None:
     if names == "transformers":
         tensors = to_transformers(tensors, model.is_base)
     else:
-        same = dict(num_labels=config.num_labels, image_mean=config.image_mean, image_std=config.image_std)
+        same = dict(num_labels=config.num_labels, labels=config.labels, image_mean=config.image_mean,
+                    image_std=config.image_std)
         size = [size for size in SIZES if dataclasses.replace(ResNetConfig.of_size(size), **same) == config]
         content |= {"architecture": size[0], "num_classes": config.num_labels} if size else {}
     weights.write_safetensors(folder, tensors)

@@ -141,6 +141,7 @@ class ResNetPreTrainedModel(PreTrainedModel):
         convert.write_checkpoint(Path(folder), self, names)
 
 
+@keras.saving.register_keras_serializable("tfhf")
 class ResNetModel(ResNetPreTrainedModel):
     """The body alone."""
 
@@ -160,6 +161,7 @@ class ResNetModel(ResNetPreTrainedModel):
         return self.resnet(inputs, training=training)
 
 
+@keras.saving.register_keras_serializable("tfhf")
 class ResNetForImageClassification(ResNetPreTrainedModel):
     """The body with a linear layer over its mean features."""
 

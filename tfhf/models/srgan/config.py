@@ -38,6 +38,7 @@ class SRGANConfig(PretrainedConfig):
     bicubic_skip: bool = False
 
     def __post_init__(self):
+        super().__post_init__()
         if self.upscale not in SCALES:
             raise ValueError(f"upscale is {self.upscale}; expected one of {', '.join(map(str, SCALES))}.")
 
@@ -45,6 +46,10 @@ class SRGANConfig(PretrainedConfig):
     def num_doublings(self) -> int:
         """How many pixel shuffles there are."""
         return self.upscale.bit_length() - 1
+
+    def least_parameters(self):
+        """See `PretrainedConfig`."""
+        return 9 * self.hidden_size**2 * (2 * self.num_residual_blocks + 4 * self.num_doublings)
 
     @property
     def receptive_radius(self) -> int:

@@ -14,7 +14,7 @@ from tfhf.layers.convolution import Conv2D
 from tfhf.layers.pixel_shuffle import PixelShuffle
 from tfhf.layers.pixel_values import normalized
 from tfhf.layers.prelu import PReLU
-from tfhf.models.pretrained import PreTrainedModel
+from tfhf.models.pretrained import ExportableModel, PreTrainedModel
 from tfhf.models.srgan.config import SRGANConfig, SRGANDiscriminatorConfig
 
 
@@ -72,6 +72,7 @@ class UpsampleBlock(keras.layers.Layer):
         return self.prelu(self.shuffle(self.conv(x)))
 
 
+@keras.saving.register_keras_serializable("tfhf")
 class SRGANGenerator(PreTrainedModel):
     """Low resolution to high: SRGAN's generator; trained on the squared error alone it is SRResNet."""
 
@@ -147,7 +148,8 @@ class DiscriminatorBlock(keras.layers.Layer):
         return ops.leaky_relu(conv_norm(self.conv, self.bn, x, training), 0.2)
 
 
-class SRGANDiscriminator(keras.Model):
+@keras.saving.register_keras_serializable("tfhf")
+class SRGANDiscriminator(ExportableModel):
     """Tells originals from what the generator makes of small ones.
 
     Args:

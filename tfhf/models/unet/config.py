@@ -40,6 +40,7 @@ class UNetConfig(PretrainedConfig):
 
     num_channels: int = 3
     num_labels: int = 1
+    labels: tuple[str, ...] = ()
     hidden_sizes: tuple[int, ...] = (64, 128, 256, 512, 1024)
     use_bias: bool = True
     use_batch_norm: bool = False
@@ -49,6 +50,7 @@ class UNetConfig(PretrainedConfig):
     max_depth: float = 10.0
 
     def __post_init__(self):
+        super().__post_init__()
         if len(self.hidden_sizes) < 2 or min(self.hidden_sizes) < 1:
             raise ValueError(f"hidden_sizes: got {self.hidden_sizes}; expected two levels or more, of 1 channel or "
                              "more.")
@@ -62,6 +64,10 @@ class UNetConfig(PretrainedConfig):
     def multiple(self) -> int:
         """What heights and widths must be multiples of to need no filling up."""
         return 2 ** (len(self.hidden_sizes) - 1)
+
+    def least_parameters(self):
+        """See `PretrainedConfig`."""
+        return sum(9 * size * size for size in self.hidden_sizes) + self.hidden_sizes[0] * self.num_labels
 
 
 SIZES = {

@@ -9,6 +9,7 @@ from keras import ops
 
 from tfhf import weights
 from tfhf.layers.convolution import Conv2D
+from tfhf.models.pretrained import ExportableModel
 from tfhf.models.vgg.config import VGGConfig
 
 # Of ImageNet in RGB, as torchvision's weights want it.
@@ -30,7 +31,8 @@ def layer_numbers(config):
     return numbers
 
 
-class VGGFeatures(keras.Model):
+@keras.saving.register_keras_serializable("tfhf")
+class VGGFeatures(ExportableModel):
     """The last convolution's output, before its ReLU: of VGG19 that of conv5_4, which SRGAN's paper calls phi_5,4.
 
     Frozen: nothing in it is trained.

@@ -66,12 +66,14 @@ class Wav2Vec2Config(PretrainedConfig):
     diversity_loss_weight: float = 0.1
     pad_token_id: int = 0
     num_labels: int = 2
+    labels: tuple[str, ...] = ()   # their names; in config.json id2label
     classifier_proj_size: int = 256
     use_weighted_layer_sum: bool = False
     do_normalize: bool = True  # int16 waveforms: each clip to mean 0 and variance 1
     recompute_activations: bool = False  # each layer's activations are computed again in the backward pass
 
     def __post_init__(self):
+        super().__post_init__()
         convolutions = [len(x) for x in (self.conv_dim, self.conv_stride, self.conv_kernel)]
         if len(set(convolutions)) != 1:
             raise ValueError(f"conv_dim, conv_stride and conv_kernel: got {convolutions} layers; expected "
@@ -90,6 +92,15 @@ class Wav2Vec2Config(PretrainedConfig):
         for kernel, stride in zip(self.conv_kernel, self.conv_stride):
             sample_lengths = (sample_lengths - kernel) // stride + 1
         return sample_lengths
+
+    def least_parameters(self):
+        """See `PretrainedConfig`."""
+        width, before = self.hidden_size, (1, *self.conv_dim)
+        convolutions = sum(a * b * size for a, b, size in zip(before, self.conv_dim, self.conv_kernel))
+        positions = width * width // self.num_conv_pos_embedding_groups * self.num_conv_pos_embeddings
+        layers = self.num_hidden_layers * (4 * width + 2 * self.intermediate_size)
+        codes = self.num_codevector_groups * self.num_codevectors_per_group * self.codevector_dim
+        return convolutions + positions + codes + width * (layers + self.vocab_size + self.num_labels)
 
     def to_hugging_face(self, architecture):
         """See `PretrainedConfig`."""

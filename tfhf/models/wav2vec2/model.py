@@ -282,6 +282,8 @@ class Wav2Vec2PreTrainedModel(PreTrainedModel):
     """
 
     config_class, base_model_prefix, head_prefixes = Wav2Vec2Config, "wav2vec2", convert.HEADS
+    # Frames are masked in training alone, with this in their place.
+    dispensable = ("wav2vec2.masked_spec_embed",)
 
     def __init__(self, config, **kwargs):
         super().__init__(config, autocast=False, **kwargs)  # the waveform must not be rounded to bfloat16
@@ -320,8 +322,6 @@ class Wav2Vec2PreTrainedModel(PreTrainedModel):
         embed = "wav2vec2.masked_spec_embed"
         if not hasattr(self.wav2vec2, "masked_spec_embed"):   # transformers keeps it where nothing is ever masked
             tensors.pop(embed, None)
-        elif new_head:
-            tensors.setdefault(embed, self.wav2vec2.masked_spec_embed.numpy())
         return tensors
 
     def reference_tensors(self):

@@ -57,6 +57,13 @@ class WhisperConfig(PretrainedConfig):
         """Samples at 16 kHz that fill the encoder: two mel frames of 160 samples for each position."""
         return self.max_source_positions * 2 * 160
 
+    def least_parameters(self):
+        """See `PretrainedConfig`."""
+        width = self.d_model
+        rows = self.vocab_size + self.max_source_positions + self.max_target_positions + 3 * self.num_mel_bins
+        encoder = self.encoder_layers * (4 * width + 2 * self.encoder_ffn_dim)
+        return width * (rows + encoder + self.decoder_layers * (8 * width + 2 * self.decoder_ffn_dim))
+
     def to_hugging_face(self, architecture):
         """See `PretrainedConfig`."""
         return {**super().to_hugging_face(architecture), "is_encoder_decoder": True, "tie_word_embeddings": True,
