@@ -98,6 +98,7 @@ def push_to_hub(task_class, config: RunConfig, repo_id: str, *, licence: str = "
     from huggingface_hub.errors import HFValidationError
 
     from tfhf.run import load_trained
+    from tfhf.tokenizers.folder import read_tokenizer_json
 
     card = model_card(task_class, config, licence)   # refuses what is no run
     task = task_class(RunConfig.load(storage.join(config.output, "config.json"), task=task_class.Config).task)
@@ -110,6 +111,9 @@ def push_to_hub(task_class, config: RunConfig, repo_id: str, *, licence: str = "
         for part in ("processor", "tokenizer"):
             if hasattr(getattr(task, part, None), "save_pretrained"):
                 getattr(task, part).save_pretrained(folder)
+        tokenizer = getattr(task.config, "tokenizer", None)   # of a language model made from nothing
+        if tokenizer is not None and not Path(folder, "tokenizer.json").exists():
+            Path(folder, "tokenizer.json").write_text(read_tokenizer_json(tokenizer), "utf-8")
         Path(folder, "README.md").write_text(card, "utf-8")
         events = storage.join(config.output, "tensorboard")
         for name in storage.list_names(events):

@@ -22,6 +22,7 @@ from tfhf.data.sources import file_entry
 from tfhf.data.text import TOKENIZER_OPTION, text_label, token_rows
 from tfhf.data.writing import Dataset
 from tfhf.tokenizers.fingerprint import fingerprint
+from tfhf.tokenizers.folder import read_tokenizer_json
 from tfrecords import tables
 
 END_TOKEN = "<|endoftext|>"
@@ -71,9 +72,12 @@ def tokens_of(source, arguments):
         raise RecordError("expected one of --tokenizer FILE and --train-tokenizer N: token rows need a tokenizer")
     if arguments.tokenizer is not None:
         try:
-            content = storage.read_bytes(arguments.tokenizer)
+            content = read_tokenizer_json(arguments.tokenizer).encode("utf-8")
         except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-            raise RecordError(f"--tokenizer {arguments.tokenizer}: cannot be read: {error.strerror}") from error
+            reason = error.strerror or str(error)
+            raise RecordError(f"--tokenizer {arguments.tokenizer}: cannot be read: {reason}") from error
+        except ValueError as error:
+            raise RecordError(f"--tokenizer {arguments.tokenizer}: {error}") from error
     else:
         content = _trained(source, arguments)
     beside = storage.join(arguments.out, "tokenizer.json")

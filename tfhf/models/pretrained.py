@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar
@@ -14,6 +15,10 @@ from tfhf.config import Config
 from tfhf.torch_files import read_weights
 
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "pytorch_model*.bin")
+# What lies beside a model in its folder and goes on with it: how its inputs are made, and how it generates.
+COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+              "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
+              "preprocessor_config.json", "processor_config.json", "generation_config.json")
 _MOST_NUMBER, _MOST_LAYERS, _MOST_VALUES = 1 << 24, 1_000, 1_000
 _MOST_PARAMETERS = 10**12
 _MAY_BE_ZERO = ("layers", "n_layer", "depths", "blocks", "min_masks", "mask_time_length", "mask_feature_length")
@@ -195,7 +200,8 @@ class PreTrainedModel(ExportableModel):
     Class attributes: `config_class`; `base_model_prefix`, the attribute that holds all but the heads, and the prefix of
     its tensors' names; `is_base`, whether the class is that part alone, whose files have no prefix; `aliases`, {name in
     a file: name that it is tied to}; `head_prefixes`, names of tensors of any head, passed over only where a new head
-    is asked for; `dispensable`, names of tensors that a file may lack: they begin anew then, and a line says so.
+    is asked for; `dispensable`, names of tensors that a file may lack: they begin anew then, and a line says so;
+    `head_is_vocabulary`, whether a new head means another vocabulary, so that the tokenizer's files belong to the old.
     """
 
     config_class: ClassVar[type] = PretrainedConfig
@@ -204,7 +210,9 @@ class PreTrainedModel(ExportableModel):
     aliases: ClassVar[dict] = {}
     head_prefixes: ClassVar[tuple] = ()
     dispensable: ClassVar[tuple] = ()
+    head_is_vocabulary: ClassVar[bool] = False
     pretrained_folder = None  # where the weights came from
+    has_own_vocabulary = False
 
     def __init__(self, config, **kwargs):
         super().__init__(**kwargs)
@@ -253,6 +261,7 @@ class PreTrainedModel(ExportableModel):
             weights.say(f"{folder}: {cls.__name__}: {some} {'begins' if len(fresh) == 1 else 'begin'} with random "
                         "values, to be trained; the checkpoint has none, or a new head was asked for.")
         model.pretrained_folder = str(folder)
+        model.has_own_vocabulary = cls.head_is_vocabulary and (new_head or "vocab_size" in changes)
         return model
 
     def begin_anew(self, tensors: dict, new_head: bool) -> list[str]:
@@ -281,10 +290,12 @@ class PreTrainedModel(ExportableModel):
         return self.dispensable
 
     def save_pretrained(self, folder):
-        """Writes config.json and model.safetensors, which `transformers` loads."""
+        """Writes config.json and model.safetensors, which `transformers` loads; and the files of the tokenizer and the
+        processor that lay beside the weights this model began with, where the folder has none of its own."""
         folder = Path(folder)
         weights.write_safetensors(folder, self.reference_tensors())
         weights.write_json(folder / "config.json", self.config.to_hugging_face(type(self).__name__))
+        copy_companions(self, folder)
 
     @classmethod
     def read_folder(cls, folder: Path) -> tuple:
@@ -319,3 +330,13 @@ def _check_size(config, tensors, folder):
     if not weights.are_left_out() and least > 4 * count + 10_000_000:
         raise weights.WeightsError(f"{folder}: config.json asks for {least:,} parameters or more; the checkpoint has "
                                    f"{count:,}.")
+
+
+def copy_companions(model, folder):
+    """Copies the `COMPANIONS` from where a model's weights came from, but for files that the folder has already."""
+    source = getattr(model, "pretrained_folder", None)
+    if source is None or model.has_own_vocabulary:
+        return
+    for name in COMPANIONS:
+        if (Path(source) / name).is_file() and not (Path(folder) / name).exists():
+            shutil.copyfile(Path(source) / name, Path(folder) / name)

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from tfhf import weights
+from tfhf.models.pretrained import PreTrainedModel, copy_companions
 from tfhf.peft.config import PEFT_CONFIGS, LoraConfig, PeftError
 from tfhf.peft.places import places_of
 from tfhf.torch_files import read_weights
@@ -26,6 +27,12 @@ _OF_NO_EFFECT = {
 # The initial values of A and B that leave the base as it is. Of the others (pissa, pissa_niter_N, olora, corda, loftq,
 # lora_ga) some part is taken out of the base's own weights, and what is in the file belongs to that base.
 _INITIAL_VALUES = (True, False, "gaussian", "orthogonal", "eva", "mica")
+
+
+def copy_tokenizer(base, folder):
+    """Copies what lies beside the base model's weights; one that is not of the library has none."""
+    if isinstance(base, PreTrainedModel):
+        copy_companions(base, folder)
 
 
 class Adapter:
@@ -58,6 +65,7 @@ def save_pretrained(model, folder):
         tensors[TABLE] = np.asarray(ops.convert_to_numpy(ops.cast(rows, "float32")))
     weights.write_safetensors(folder, tensors, stem=STEM)
     weights.write_json(Path(folder) / CONFIG, written)
+    copy_tokenizer(base, folder)
 
 
 def from_pretrained(cls, base, path, is_trainable):

@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 from tokenizers import Tokenizer
 
-from tfhf.data import storage
 from tfhf.tokenizers.fingerprint import check_fingerprint, fingerprint
+from tfhf.tokenizers.folder import read_tokenizer_json
 
 SIDES = ("right", "left")
 
@@ -35,7 +35,7 @@ class TextEncoder:
         for name, side in (("padding_side", padding_side), ("truncation_side", truncation_side)):
             if side not in SIDES:
                 raise ValueError(f"{name}: {side!r}, expected 'right' or 'left'")
-        content = storage.read_bytes(tokenizer_json).decode("utf-8")
+        content = read_tokenizer_json(tokenizer_json)
         self.fingerprint, self.name, self.max_length = fingerprint(content), str(tokenizer_json), max_length
         self._tokenizer = Tokenizer.from_str(content)
         self._tokenizer.encode_special_tokens = encode_special_tokens

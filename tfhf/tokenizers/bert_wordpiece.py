@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 from tokenizers import normalizers, pre_tokenizers
 
-from tfhf.data import storage
 from tfhf.tokenizers.characters_in_graph import checked
 from tfhf.tokenizers.fingerprint import fingerprint
+from tfhf.tokenizers.folder import read_tokenizer_json
 from tfhf.tokenizers.hash_table import HashTable
 
 _CODE_POINT_BITS = 21
@@ -64,7 +64,7 @@ class BertWordPiece:
     @classmethod
     def from_file(cls, tokenizer_json):
         """From the path of a tokenizer.json, local or gs://; see the class."""
-        return cls(storage.read_bytes(tokenizer_json).decode("utf-8"), str(tokenizer_json))
+        return cls(read_tokenizer_json(tokenizer_json), str(tokenizer_json))
 
     def token_to_id(self, token):
         """The id of a token, written as in tokenizer.json ("##ing", "[MASK]").

@@ -14,11 +14,11 @@ import numpy as np
 import tensorflow as tf
 from tokenizers import Tokenizer
 
-from tfhf.data import storage
 from tfhf.tokenizers.added_tokens import added_token_groups
 from tfhf.tokenizers.byte_level import byte_of_character, join_pieces
 from tfhf.tokenizers.characters_in_graph import decoded, shifted
 from tfhf.tokenizers.fingerprint import fingerprint
+from tfhf.tokenizers.folder import read_tokenizer_json
 from tfhf.tokenizers.gpt2_words import word_starts
 from tfhf.tokenizers.hash_table import HashTable, StringTable
 from tfhf.tokenizers.words import row_splits_of, tokens_of_words
@@ -67,7 +67,7 @@ class ByteLevelBPE:
     @classmethod
     def from_file(cls, tokenizer_json, encode_special_tokens=False):
         """From the path of a tokenizer.json, local or gs://; see the class."""
-        return cls(storage.read_bytes(tokenizer_json).decode("utf-8"), encode_special_tokens, str(tokenizer_json))
+        return cls(read_tokenizer_json(tokenizer_json), encode_special_tokens, str(tokenizer_json))
 
     def token_to_id(self, token):
         """The id of a token, written as in tokenizer.json ("Ġthe", "<|endoftext|>").

@@ -1,14 +1,13 @@
 """Which in-graph tokenizer a tokenizer.json needs, and texts into what a model with a head for whole texts takes."""
 
-import json
-
 import tensorflow as tf
 
-from tfhf.data import storage
 from tfhf.tokenizers.batches import pad_batch, pair_batch
 from tfhf.tokenizers.bert_wordpiece import BertWordPiece
 from tfhf.tokenizers.byte_level_bpe import ByteLevelBPE
 from tfhf.tokenizers.characters_in_graph import is_utf8
+from tfhf.tokenizers.fingerprint import parse_json
+from tfhf.tokenizers.folder import read_tokenizer_json
 
 _KINDS = {"BPE": ByteLevelBPE, "WordPiece": BertWordPiece}
 END_TOKEN = "<|endoftext|>"
@@ -20,9 +19,9 @@ def in_graph_tokenizer(path, **options):
     Raises:
         ValueError: it is of another kind, or no tokenizer.json.
     """
-    content = storage.read_bytes(path).decode("utf-8")
+    content = read_tokenizer_json(path)
     try:
-        kind = json.loads(content)["model"]["type"]
+        kind = parse_json(content, "a file")["model"]["type"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: no tokenizer.json: {type(error).__name__} {error}") from error
     if kind not in _KINDS:

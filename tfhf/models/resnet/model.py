@@ -12,7 +12,7 @@ from keras import ops
 from tfhf.layers.conv_norm import batch_norm, conv, conv_norm, padded
 from tfhf.layers.mixup import mix
 from tfhf.layers.pixel_values import normalized
-from tfhf.models.pretrained import PreTrainedModel
+from tfhf.models.pretrained import PreTrainedModel, copy_companions
 from tfhf.models.resnet import convert
 from tfhf.models.resnet.config import ResNetConfig
 
@@ -139,6 +139,7 @@ class ResNetPreTrainedModel(PreTrainedModel):
                 `transformers` loads.
         """
         convert.write_checkpoint(Path(folder), self, names)
+        copy_companions(self, folder)
 
 
 @keras.saving.register_keras_serializable("tfhf")

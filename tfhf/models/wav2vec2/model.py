@@ -284,6 +284,7 @@ class Wav2Vec2PreTrainedModel(PreTrainedModel):
     config_class, base_model_prefix, head_prefixes = Wav2Vec2Config, "wav2vec2", convert.HEADS
     # Frames are masked in training alone, with this in their place.
     dispensable = ("wav2vec2.masked_spec_embed",)
+    head_is_vocabulary = True
 
     def __init__(self, config, **kwargs):
         super().__init__(config, autocast=False, **kwargs)  # the waveform must not be rounded to bfloat16

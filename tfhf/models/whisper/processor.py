@@ -69,14 +69,13 @@ class WhisperProcessor:
 
     @classmethod
     def from_pretrained(cls, path):
-        """From a Hugging Face folder or hub id, or a CTranslate2 folder: anything with a tokenizer.json.
+        """From a Hugging Face folder or hub id, or a CTranslate2 folder: anything with a tokenizer.json, or
+        with vocab.json and merges.txt.
 
         Raises:
             FileNotFoundError: no such folder, or no tokenizer.json in it.
         """
-        folder = weights.local_folder(path, allow_patterns=("*.json",))
-        if not (folder / "tokenizer.json").exists():
-            raise FileNotFoundError(f"{folder}: has no tokenizer.json.")
+        folder = weights.local_folder(path, allow_patterns=("*.json", "merges.txt"))
         features, config = extractor_settings(folder), folder / "config.json"
         model = json.loads(config.read_text("utf-8")) if config.exists() else {}
         bins = features.get("feature_size") or model.get("num_mel_bins") or 80

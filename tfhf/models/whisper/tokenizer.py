@@ -8,6 +8,8 @@ from tokenizers import Tokenizer
 
 from tfhf.models.whisper.special_tokens import LANGUAGES, TASKS, SpecialTokens
 from tfhf.tokenizers.byte_level import byte_of_character
+from tfhf.tokenizers.fingerprint import check_ids
+from tfhf.tokenizers.folder import read_tokenizer_json
 
 SECONDS_PER_TIMESTAMP = 0.02
 
@@ -29,7 +31,7 @@ class WhisperTokenizer:
 
     def __init__(self, path):
         self.path = str(path)
-        self._content = Path(path).read_text("utf-8")
+        self._content = read_tokenizer_json(path)
         content = self._parse()
         self.added_tokens = content.get("added_tokens", [])  # as the file has them
         ids = {token["content"]: token["id"] for token in self.added_tokens}
@@ -55,6 +57,7 @@ class WhisperTokenizer:
         kind = (content.get("model") or {}).get("type") if isinstance(content, dict) else None
         if kind != "BPE":
             raise ValueError(f"{self.path}: got a tokenizer of type {kind!r}; expected 'BPE'.")
+        check_ids(content, self.path)
         return content
 
     def _check_timestamps(self):
