@@ -111,7 +111,7 @@ def check_plain_keras(task_class, examples, tmp_path):
     """The model as people use any Keras model: saved as .keras and loaded, copied, cloned; outputs are the same. Only
     for models of the library: a test's own need not be registered.
 
-    That a process which imports tfhf alone loads every model, and exports, are in tests/test_keras_saving.py.
+    That a process which imports tfhf alone loads every model, and exports, are in tests/test_keras_classes.py.
     """
     import keras
 

@@ -41,8 +41,8 @@ def read_tokenizer_json(path) -> str:
     else:
         sources = next((name for name in _PIECES if storage.exists(beside(name))), None)
         if sources is None:
-            raise FileNotFoundError(f"{path}: is missing, and so are vocab.json with merges.txt, vocab.txt and "
-                                    f"{' or '.join(_PIECES[:3])} beside it.")
+            raise FileNotFoundError(f"{folder}: has no {path.rpartition('/')[2]}, and neither vocab.json with "
+                                    f"merges.txt, nor vocab.txt, nor {', '.join(_PIECES[:3])}.")
         tokenizer = _unigram(beside(sources))
     say(f"{path}: is missing; the tokenizer was made from {sources}.")
     return tokenizer.to_str()

@@ -13,7 +13,7 @@ def test_sizes_and_counts_have_the_same_names():
 
 @pytest.mark.parametrize("changes, message", [
     ({"hidden_sizes": (64,)}, "expected two levels or more"),
-    ({"hidden_sizes": (8, 0)}, "of 1 channel or more"),
+    ({"hidden_sizes": (8, 0)}, "hidden_sizes: got 0; expected 1 <= value"),
     ({"upsampling": "cubic"}, "expected one of transposed, nearest, bilinear"),
     ({"padding": "zeros"}, "expected one of reflect, edge"),
     ({"min_depth": 0.0}, "expected 0 < min < max"),

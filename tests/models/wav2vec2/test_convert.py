@@ -59,11 +59,11 @@ def test_a_new_head_must_be_asked_for(tmp_path):
                                   pretrained.wav2vec2.encoder.layers[1].attention.q_proj.kernel)
 
 
-def test_a_new_head_finds_a_body_without_the_mask_vector(tmp_path):
+def test_a_body_without_the_mask_vector_begins_with_one_and_says_so(tmp_path, capsys):
     folder = write_tiny_checkpoint(tmp_path, mask_time_prob=0.0)
     assert not any("masked_spec_embed" in name for name in read_safetensors(folder))
-    with pytest.raises(WeightsError, match="missing 1 tensors .wav2vec2.masked_spec_embed"):
-        Wav2Vec2ForCTC.from_pretrained(folder, mask_time_prob=0.1)
+    Wav2Vec2ForCTC.from_pretrained(folder, mask_time_prob=0.1)
+    assert "wav2vec2.masked_spec_embed begins with random values" in capsys.readouterr().err
     assert Wav2Vec2ForCTC.from_pretrained(folder, new_head=True, mask_time_prob=0.1)(INPUTS).shape[-1] == 32
 
 
@@ -71,7 +71,7 @@ def test_what_a_config_leaves_out_means_what_it_means_there():
     transformers = pytest.importorskip("transformers", reason="live parity needs transformers")
     ours = Wav2Vec2Config.from_hugging_face({"model_type": "wav2vec2"}, "here").to_dict()
     theirs = transformers.Wav2Vec2Config()
-    for name in set(ours) - {"do_normalize", "recompute_activations"}:
+    for name in set(ours) - {"do_normalize", "labels", "recompute_activations"}:
         expected = getattr(theirs, name)
         assert ours[name] == (list(expected) if isinstance(expected, tuple) else expected), name
 
