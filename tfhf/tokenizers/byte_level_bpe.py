@@ -12,7 +12,6 @@ import json
 
 import numpy as np
 import tensorflow as tf
-from tokenizers import Tokenizer
 
 from tfhf.tokenizers.added_tokens import added_token_groups
 from tfhf.tokenizers.byte_level import byte_of_character, join_pieces
@@ -21,6 +20,7 @@ from tfhf.tokenizers.fingerprint import fingerprint
 from tfhf.tokenizers.folder import read_tokenizer_json
 from tfhf.tokenizers.gpt2_words import word_starts
 from tfhf.tokenizers.hash_table import HashTable, StringTable
+from tfhf.tokenizers.library import checked_size, library_tokenizer
 from tfhf.tokenizers.words import row_splits_of, tokens_of_words
 
 _NEVER = np.int32(2**31 - 1)   # no rank
@@ -46,22 +46,26 @@ class ByteLevelBPE:
 
     def __init__(self, content, encode_special_tokens=False, name="tokenizer.json"):
         self.fingerprint, self._name = fingerprint(content), name
-        parsed = json.loads(content)
+        library, parsed = library_tokenizer(content, name), json.loads(content)
         self._check(parsed)
-        model, added = parsed["model"], parsed.get("added_tokens") or []
+        model, added = parsed["model"], library.get_added_tokens_decoder()
         vocabulary = model["vocab"]
-        self._ids = {**vocabulary, **{token["content"]: token["id"] for token in added}}
-        self.vocab_size = 1 + max(self._ids.values())
+        self._ids = {**vocabulary, **{token.content: number for number, token in added.items()}}
+        self.vocab_size = checked_size(self._ids, name)
         self._special = np.zeros(self.vocab_size, bool)
-        self._special[[token["id"] for token in added if token["special"]]] = True
+        self._special[[number for number, token in added.items() if token.special]] = True
         self._pieces = np.full(self.vocab_size, b"", object)
         for token, number in self._ids.items():
             self._pieces[number] = _bytes_of(token)
         self._byte_ids = np.array([vocabulary[character] for character, byte in
                                    sorted(byte_of_character().items(), key=lambda item: item[1])], np.int32)
         self._set_merges(model)
-        self._added, in_text = added_token_groups(added, encode_special_tokens, name)
-        self._words = StringTable({**self._whole_words(content, vocabulary), **in_text})
+        # There is no normaliser, so that both groups are looked for in the text as it comes.
+        groups = added_token_groups(library, encode_special_tokens, name)
+        self._added = [group for group in groups if group is not None]
+        # As words of their own, written as no UTF-8 is: in a place where it is none, a token is text.
+        in_text = {b"\xff%d" % number: number for number in added}
+        self._words = StringTable({**self._whole_words(library, vocabulary), **in_text})
         self._encode = tf.function(self._flat_ids, [tf.TensorSpec([None], tf.string)], autograph=False)
 
     @classmethod
@@ -131,9 +135,9 @@ class ByteLevelBPE:
         self._made = np.array([*(made for _, _, made in merges), 0], np.int32)
         self._in_order = in_order
 
-    def _whole_words(self, content, vocabulary):
+    def _whole_words(self, library, vocabulary):
         """{word: id} of the words that the merges make one token of, which is not so of every token."""
-        model = Tokenizer.from_str(content).model
+        model = library.model
         model.dropout = None
         return {_bytes_of(token): number for token, number in vocabulary.items()
                 if [piece.id for piece in model.tokenize(token)] == [number]}
@@ -141,14 +145,17 @@ class ByteLevelBPE:
     def _flat_ids(self, strings):
         """string [batch] -> the ids of all, int32 [tokens], and their row splits, int64 [batch + 1]."""
         characters, splits, begins, edges = decoded(strings)
-        text, taken = tf.strings.reduce_join(strings), tf.zeros_like(edges)
-        for tokens in self._added:
-            edges, taken = tokens.find(characters, begins, text, edges, taken)
-        starts = tf.where(taken, edges, word_starts(characters, edges))
+        text, tokens = tf.strings.reduce_join(strings), tf.fill(tf.shape(characters), -1)
+        for group in self._added:
+            edges, tokens = group.find(characters, edges, tokens)
+        starts = tf.where(tokens >= 0, edges, word_starts(characters, edges))
         # The words, cut out of the one string that all texts make.
         word_begins = tf.boolean_mask(begins, starts)
         word_ends = tf.concat([word_begins[1:], tf.strings.length(text)[None]], 0)[:tf.size(word_begins)]
         words = tf.strings.substr(text, word_begins, word_ends - word_begins)
+        if self._added:
+            own = tf.boolean_mask(tokens, starts)
+            words = tf.where(own >= 0, tf.strings.join([b"\xff", tf.as_string(own)]), words)
         ids, counts = tokens_of_words(words, self._words, self._merge)
         return ids, row_splits_of(splits, starts, counts)
 

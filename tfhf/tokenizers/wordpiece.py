@@ -27,7 +27,8 @@ class WordPiece:
         fingerprint: str.
 
     Raises:
-        ValueError: not WordPiece with BERT's normaliser and pre-tokeniser, or ids that are not 0, 1, 2 ...
+        ValueError: not WordPiece with BERT's normaliser and pre-tokeniser, added tokens that are not special, or ids
+            that are not 0, 1, 2 ...
         TensorFlowTextMissing: the extra `text` is not installed.
     """
 
@@ -44,6 +45,10 @@ class WordPiece:
         if strip != settings["lowercase"] or not settings["clean_text"] or not settings["handle_chinese_chars"]:
             raise ValueError(f"{name}: normalizer is {settings}, expected lower case and no accents, or neither, with "
                              "clean_text and handle_chinese_chars: what tensorflow-text has")
+        for token in parsed.get("added_tokens") or ():
+            if not token["special"]:
+                raise ValueError(f"{name}: added token {token['content']!r}: tensorflow-text finds none in a text; "
+                                 "expected a tokenizer without, or tfhf/tokenizers/bert_wordpiece.py")
         tokens = sorted(model["vocab"], key=model["vocab"].get)
         self.vocab_size = len(tokens)
         if sorted(model["vocab"].values()) != list(range(self.vocab_size)):
