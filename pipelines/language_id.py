@@ -26,6 +26,7 @@ import tensorflow as tf
 
 from tfhf.config import Config
 from tfhf.data.audio import load_audio, tone_wav
+from tfhf.data.class_weights import ClassWeights
 from tfhf.data.labels import check_model_labels
 from tfhf.data.schema import SPEECH_TEXT, RecordError
 from tfhf.data.shapes import int16_window
@@ -47,7 +48,8 @@ SCRATCH = "scratch"
 class LanguageIdConfig(Config):
     """`pretrained`: a Hugging Face folder or hub id, or "scratch": random weights in the shape of `model`, which counts
     for nothing otherwise. `classes`: the languages, as the records name them; a record of another is an error.
-    `max_seconds`: what clips are filled up to. `new_head`: whether a new head is begun, whatever the checkpoint has."""
+    `max_seconds`: what clips are filled up to. `new_head`: whether a new head is begun, whatever the checkpoint has.
+    `class_weights`: "balanced", or a number for each language (tfhf/data/class_weights.py)."""
 
     pretrained: str
     classes: tuple[str, ...]
@@ -56,6 +58,7 @@ class LanguageIdConfig(Config):
     model: Wav2Vec2Config = Wav2Vec2Config.of_size("xlsr-53")
     apply_spec_augment: bool = True
     recompute_activations: bool = False
+    class_weights: ClassWeights = ()
 
 
 class LanguageIdTask(Task):  # waveforms in, the name of a language out

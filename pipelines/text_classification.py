@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfhf.config import Config
+from tfhf.data.class_weights import ClassWeights
 from tfhf.data.labels import check_model_labels, checked_label
 from tfhf.data.schema import TEXT_LABEL
 from tfhf.data.text import read_text
@@ -44,7 +45,8 @@ class TextClassificationConfig(Config):
     """`pretrained`: a Hugging Face folder or hub id of a BERT or GPT-2, with tokenizer.json. `classes`: names, in the
     order of the records' numbers. `new_head`: begin a new head, whatever the checkpoint has. A text of up to
     `max_bytes[i]` becomes `max_tokens[i]` tokens, cut if it has more; of more bytes it is an error. Files and requests
-    have the last length. `pooling`, of BERT: "mean" or "cls". `lora`: train an adapter and the head alone."""
+    have the last length. `pooling`, of BERT: "mean" or "cls". `lora`: train an adapter and the head alone.
+    `class_weights`: "balanced", or a number for each class (tfhf/data/class_weights.py)."""
 
     pretrained: str
     classes: tuple[str, ...]
@@ -55,6 +57,7 @@ class TextClassificationConfig(Config):
     dropout: float = 0.1
     recompute_activations: bool = False
     lora: LoraConfig | None = None
+    class_weights: ClassWeights = ()
 
 
 class TextClassificationTask(Task):  # texts in, the name of a class out

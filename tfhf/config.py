@@ -220,8 +220,9 @@ def _parse(text: str, annotation: Any, path: str) -> Any:
             try:
                 return _parse(text, option, path)
             except ConfigError:
-                if option is members[-1]:
+                if len(members) == 1:
                     raise
+        raise ConfigError(f"{path}: got {text!r}, expected {' or '.join(map(_name, members))}")
     if typing.get_origin(annotation) is Literal:
         matches = [choice for choice in typing.get_args(annotation) if str(choice) == text]
         if not matches:

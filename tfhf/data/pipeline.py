@@ -16,11 +16,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfhf.data import storage
+from tfhf.data.class_weights import class_weights
 from tfhf.data.labels import check_records_classes, manifest_classes
 from tfhf.data.plan import PaddingStats, TrainingPlan, bucket_members, check_buckets, evaluation_plan, shares_of
 from tfhf.data.records import JoinedReader, RecordReader
 
-__all__ = ["PaddingStats", "evaluation_batches", "finished", "normalised", "padding_stats", "training_batches"]
+__all__ = ["PaddingStats", "check_split", "evaluation_batches", "finished", "normalised", "padding_stats",
+           "training_batches"]
 
 DEFAULT_READAHEAD_BYTES = 64 * 2**20
 _REMOTE_READ_THREADS = 32
@@ -65,6 +67,7 @@ def training_batches(task, path, split, *, batch_size, seed, start_step=0, num_s
         return TrainingPlan(members, buckets, batch_size, seed, starts=reader.starts, weights=weights)
 
     new_plan()   # refuses a bad batch size or seed here, not in a thread
+    of_class = class_weights(task, reader, np.concatenate(members), shares_of(weights))
 
     def batches():
         plan = new_plan()
@@ -77,7 +80,10 @@ def training_batches(task, path, split, *, batch_size, seed, start_step=0, num_s
 
     def prepare(example, real, bucket):
         del real
-        return task.preprocess(example, bucket, True)
+        inputs, targets, weight = task.preprocess(example, bucket, True)
+        if of_class is not None:
+            weight = tf.cast(weight, tf.float32) * tf.gather(tf.constant(of_class), targets)
+        return inputs, targets, weight
 
     def weigh(inputs, targets, weight):
         weight = tf.cast(weight, tf.float32)
@@ -115,6 +121,14 @@ def evaluation_batches(task, path, split, *, batch_size, num_hosts=1, host_index
 
     dataset = _read_and_map(task, reader, batches, prepare, None, buckets, local, readahead_bytes)
     return finished(dataset.apply(tf.data.experimental.assert_cardinality(len(plan))))
+
+
+def check_split(task, path, split, drop_longer=False):
+    """Raises what `evaluation_batches` would of a split: no records, those of another task, longer ones than it takes.
+    Reads the index only."""
+    reader, _, _ = _open(task, [path], split, drop_longer)
+    for source in reader.readers:
+        source.close()
 
 
 def padding_stats(task, path, split):
