@@ -18,7 +18,7 @@ def test_what_may_change(tmp_path):
     config.save(tmp_path / "config.json")
     changes = ["strategy=tpu:two", "steps=99", "log_every=1", "checkpoint_every=1", "evaluate_every=1"]
     changes += ["keep_checkpoints=9", "keep_best=2", "eval_batch_size=3", "steps_per_execution=1", "shard_weights=true",
-                "input_servers=a:1,b:2"]
+                "any_replicas=true", "input_servers=a:1,b:2"]
     check_same_run(config.override(changes))
     assert set(FREE_ON_RESUME) == {change.partition("=")[0] for change in changes} | {"output"}
     assert set(FREE_ON_RESUME) <= {field.name for field in dataclasses.fields(RunConfig)}
@@ -31,7 +31,8 @@ def test_what_may_change(tmp_path):
         ("strategy=cpu:2", "strategy: 'none' -> 'cpu'"),
         ("precision=mixed_bfloat16", "precision: 'float32' -> 'mixed_bfloat16'"),
         ("freeze=head", "freeze: [] -> ['head']"),
-        ("data.path=x", "data.path: "),
+        ("data.mixture_weights=2", "data.mixture_weights: [] -> [2.0]"),
+        ("data.eval_split=x", "data.eval_split: 'validation' -> 'x'"),
         ("task.dropout=0.5", "task.dropout: 0.0 -> 0.5"),
         ("optimizer.schedule=cosine", "optimizer.decay_steps: None -> 12"),
     ],

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 import time
 from typing import Iterator
 
@@ -90,6 +91,9 @@ def _check_state(state: dict, path: str) -> None:
     for key, kind in kinds.items():
         if key not in state or not isinstance(state[key], kind) or isinstance(state[key], bool):
             raise CheckpointError(f"{path} has {key} {short(state.get(key))}, which no checkpoint has")
+    classes = (state["data"] or {}).get("classes")
+    if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise CheckpointError(f"{path} has the classes {short(classes)}, expected a list of names")
     for name, facts in state["files"].items():
         if name not in FILES - {STATE}:
             raise CheckpointError(f"{path} names a file {short(name)}, expected some of {', '.join(sorted(FILES))}")
@@ -168,3 +172,34 @@ def remember(version: tuple, digest: str) -> None:
     if len(_hashes) >= _MAX_HASHES:
         _hashes.clear()
     _hashes[version] = digest
+
+
+def read_history(folder: str) -> list[dict]:
+    """The lines of the run's history up to a checkpoint's step; CheckpointError when they are damaged."""
+    path = storage.join(folder, HISTORY)
+    lines = []
+    with local_copy(path) as local:
+        check_file(path, read_state(folder), local)
+        with open(local, encoding="utf-8") as file:
+            for number, text in enumerate(file, 1):
+                try:
+                    line = json.loads(text)
+                except (ValueError, RecursionError) as error:
+                    raise CheckpointError(f"{path}, line {number}: not JSON ({error})") from error
+                if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+                    raise CheckpointError(f"{path}, line {number}: {short(line)}, expected an object with a step")
+                lines.append(line)
+    return lines
+
+
+@contextlib.contextmanager
+def local_copy(path: str) -> Iterator[str]:
+    """A context that gives a local file with the content of `path`; a missing one leaves no copy."""
+    if not storage.is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        local = os.path.join(folder, os.path.basename(path))
+        with contextlib.suppress(FileNotFoundError):
+            storage.download(path, local)
+        yield local

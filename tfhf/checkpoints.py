@@ -27,7 +27,7 @@ import re
 import shutil
 import sys
 import tempfile
-from typing import Iterator, Sequence
+from typing import Sequence
 
 import numpy as np
 import safetensors
@@ -44,11 +44,12 @@ from tfhf.checkpoint_state import (
     CheckpointError,
     check_file,
     checkpoint_problem,
+    local_copy,
     problem_of,
+    read_history,
     read_state,
     remember,
     sha256_of,
-    short,
     state_text,
 )
 from tfhf.data import storage
@@ -60,6 +61,7 @@ __all__ = [
     "Snapshot",
     "best_checkpoint",
     "checkpoint_problem",
+    "chosen_checkpoint",
     "latest_checkpoint",
     "list_checkpoints",
     "load_checkpoint",
@@ -232,6 +234,27 @@ def _first_whole(checkpoints) -> tuple[int, str] | None:
     return None
 
 
+def chosen_checkpoint(run_folder: str, checkpoint: str | int) -> str:
+    """The folder of a run's checkpoint: "last", "best", or a step; CheckpointError where there is none."""
+    if checkpoint in ("last", "best"):
+        last = checkpoint == "last"
+        found = (latest_checkpoint if last else best_checkpoint)(run_folder)
+        if found is None:
+            raise CheckpointError(
+                f"{run_folder}: no whole checkpoint here" + ("" if last else " that was saved with its eval_loss")
+                + "; train first" + ("" if last else " with evaluate_every and keep_best")
+                + ", or ask for checkpoint 'initial'"
+            )
+        return found[1]
+    known = dict(list_checkpoints(run_folder))
+    if not str(checkpoint).isdecimal() or int(checkpoint) not in known:
+        raise CheckpointError(
+            f"{run_folder}: no checkpoint {checkpoint!r}; expected last, best, initial or one of the steps "
+            f"{sorted(known)}"
+        )
+    return known[int(checkpoint)]
+
+
 def load_newest(run_folder: str, model) -> int:
     """`load_checkpoint` of the newest whole checkpoint of another run, to begin with its weights; returns its step.
 
@@ -251,24 +274,6 @@ def load_newest(run_folder: str, model) -> int:
 def best_checkpoint(run_folder: str) -> tuple[int, str] | None:
     """(step, folder) of the whole checkpoint with the least eval_loss at its very step, or None if none has one."""
     return _first_whole((step, folder) for _, step, folder in _by_eval_loss(run_folder))
-
-
-def read_history(folder: str) -> list[dict]:
-    """The lines of the run's history up to a checkpoint's step; CheckpointError when they are damaged."""
-    path = _join(folder, HISTORY)
-    lines = []
-    with _local_copy(path) as local:
-        check_file(path, read_state(folder), local)
-        with open(local, encoding="utf-8") as file:
-            for number, text in enumerate(file, 1):
-                try:
-                    line = json.loads(text)
-                except (ValueError, RecursionError) as error:
-                    raise CheckpointError(f"{path}, line {number}: not JSON ({error})") from error
-                if not isinstance(line, dict) or not isinstance(line.get("step"), int):
-                    raise CheckpointError(f"{path}, line {number}: {short(line)}, expected an object with a step")
-                lines.append(line)
-    return lines
 
 
 def load_checkpoint(folder: str, model, optimizer=None, averages=None, averaged: bool = True) -> int:
@@ -307,7 +312,7 @@ def remove_unfinished(run_folder: str) -> None:
     beside = _staging_folder(run_folder)
     for name in storage.list_names(beside):
         if name.startswith(_UNFINISHED):
-            shutil.rmtree(os.path.join(beside, name))
+            storage.remove_folder(os.path.join(beside, name))
     if storage.is_remote(run_folder):
         for _, folder in list_checkpoints(run_folder):
             if STATE not in storage.list_names(folder):
@@ -394,7 +399,7 @@ def _named_values(variables: Sequence) -> dict[str, np.ndarray]:
 def _read_values(path: str, variables: Sequence, state: dict) -> list[np.ndarray]:
     """The file's tensors in the order of `variables`, checked one by one."""
     with contextlib.ExitStack() as stack:
-        local = stack.enter_context(_local_copy(path))
+        local = stack.enter_context(local_copy(path))
         check_file(path, state, local)
         try:
             tensors = stack.enter_context(safetensors.safe_open(local, framework="np"))
@@ -470,18 +475,6 @@ def _sync(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _local_copy(path: str) -> Iterator[str]:
-    if not storage.is_remote(path):
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        local = os.path.join(folder, os.path.basename(path))
-        with contextlib.suppress(FileNotFoundError):
-            storage.download(path, local)
-        yield local
 
 
 def _join(*parts: str) -> str:

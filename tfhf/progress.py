@@ -11,7 +11,7 @@ import json
 import math
 import sys
 import time
-from typing import Callable, Sequence
+from typing import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -23,6 +23,20 @@ from tfhf.preemption import Preempted, StopSignals
 
 class TrainingError(ValueError):
     """A run that cannot go on: a loss that is not finite."""
+
+
+@contextlib.contextmanager
+def tensorboard_errors(run_folder: str) -> Iterator[None]:
+    """A context in which TensorFlow writes TensorBoard's events: what the disk or the bucket refuses is a StorageError.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        message = " ".join(error.message.split()) or type(error).__name__
+        raise storage.StorageError(
+            f"{storage.join(run_folder, 'tensorboard')}: cannot be written: {message}. Is the disk full, or mounted "
+            "read-only? Mend it, then start the same command again"
+        ) from error
 
 
 class InputClock:
@@ -66,6 +80,7 @@ class History:
     """
 
     def __init__(self, folder: str, lines: Sequence[dict] = ()):
+        self.folder = folder
         self.path = storage.join(folder, "history.jsonl")
         self._remote = storage.is_remote(folder)
         self.lines = list(lines)
@@ -98,7 +113,7 @@ class History:
         if self._remote:
             pass  # save() writes it with the next checkpoint
         elif new:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with storage.writing(self.path), open(self.path, "a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(line) + "\n" for line in new))
         if problem:
             raise TrainingError(problem)
@@ -186,6 +201,7 @@ class StepCallback(keras.callbacks.Callback):
         evaluate: (stopped) -> evaluation loss, or None when `stopped()` turned true before it was known.
         pictures: () -> {name: uint8 [n, height, width, 3]}, shown in TensorBoard after each evaluation.
         save: (step) -> None, begins to write the checkpoint.
+        check_saved: () -> None, raises what went wrong in writing the last one, once that is known.
         keep_best: save after an evaluation, too, whose loss is among this many least ones of the run.
         stop: signals; one that came makes the step that is under way the last one.
 
@@ -209,6 +225,7 @@ class StepCallback(keras.callbacks.Callback):
         evaluate: Callable[[Callable[[], bool]], float | None],
         pictures: Callable[[], dict],
         save: Callable[[int], None],
+        check_saved: Callable[[], None],
         keep_best: int,
         stop: StopSignals,
     ):
@@ -217,6 +234,7 @@ class StepCallback(keras.callbacks.Callback):
         self.start_step, self.total_steps, self.step = start_step, total_steps, start_step
         self.log_every, self.evaluate_every, self.checkpoint_every = log_every, evaluate_every, checkpoint_every
         self.evaluate, self.pictures, self.save, self.keep_best, self.stop = evaluate, pictures, save, keep_best, stop
+        self.check_saved = check_saved
 
     def on_train_begin(self, logs=None):
         # A run that was stopped during an evaluation has saved without it.
@@ -228,6 +246,7 @@ class StepCallback(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.step = step = self.start_step + batch + 1
+        self.check_saved()
         self._logged = tuple(logs)
         for name in self._logged:
             self.history.add(step, name, logs[name])
@@ -267,7 +286,9 @@ class StepCallback(keras.callbacks.Callback):
             self.history.add(step, "eval_loss", loss)
             self.history.flush()
             self._scalars(step, {"eval_loss": loss})
-            show_pictures(self.writer, step, self.pictures())
+            pictures = self.pictures()
+            with tensorboard_errors(self.history.folder):
+                show_pictures(self.writer, step, pictures)
             self.line.say(f"step {step}: eval_loss {loss:.6f}")
         return loss in sorted(self.history.values("eval_loss")[1])[: self.keep_best]
 
@@ -284,10 +305,11 @@ class StepCallback(keras.callbacks.Callback):
             self._scalars(step, {**values, "learning_rate": rate, **figures})
 
     def _scalars(self, step: int, values: dict) -> None:
-        with self.writer.as_default(step=step):
-            for name, value in values.items():
-                tf.summary.scalar(name, value)
-        self.writer.flush()
+        with tensorboard_errors(self.history.folder):
+            with self.writer.as_default(step=step):
+                for name, value in values.items():
+                    tf.summary.scalar(name, value)
+            self.writer.flush()
 
 
 def show_pictures(writer, step: int, pictures: dict) -> None:

@@ -24,6 +24,7 @@ import tensorflow as tf
 from tfhf import checkpoints
 from tfhf.config import ConfigError
 from tfhf.data import storage
+from tfhf.data.class_weights import check_class_weights
 from tfhf.data.labels import check_records_classes, check_trained_classes
 from tfhf.data.pipeline import evaluation_batches, padding_stats
 from tfhf.data.records import read_manifest
@@ -35,6 +36,8 @@ from tfhf.input_service import Batches, batches_of, watched
 from tfhf.optimizers import freeze, make_optimizer
 from tfhf.preemption import Preempted, StopSignals
 from tfhf.progress import History, InputClock, ProgressLine, StepCallback, save_pictures, save_samples, show_preflight
+from tfhf.progress import tensorboard_errors
+from tfhf.run_checks import check_evaluation, check_replicas, check_room, evaluation_fingerprints, what_changed
 from tfhf.run_classes import check_data_classes, checkpoint_classes, read_classes, save_labels, trained_classes
 from tfhf.run_config import DataConfig, RunConfig, check_same_records, check_same_run, training_records
 from tfhf.strategy import Runtime, StopOfAnyHost, check_built_in_scope, lost_hosts, make_runtime, set_precision
@@ -72,6 +75,7 @@ def train(task_class: type[Task], config: RunConfig) -> dict:
         Preempted: SIGTERM or SIGINT came, to this host or another; the last step is saved.
         StrategyError: another process of the cluster is gone.
         InputServiceError: an input server that refuses, or was started anew.
+        StorageError: the output cannot be written, or the disk has no room for the run's checkpoints.
 
     Of several hosts the chief alone writes; `config.output` must be a folder that all of them read.
     """
@@ -82,6 +86,7 @@ def train(task_class: type[Task], config: RunConfig) -> dict:
         folder = config.output
         if runtime.is_chief:
             stack.callback(storage.FolderLock(folder).close)
+            storage.check_writable(folder)
         else:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
         try:
@@ -102,8 +107,8 @@ def _train(task: Task, config: RunConfig, runtime: Runtime, stop: StopOfAnyHost,
     if len(set(steps)) > 1:
         raise ConfigError(f"output: got {config.output}, in which the hosts find the newest checkpoint at the steps "
                           f"{steps}; expected a folder that all of them share")
-    if newest:
-        check_same_run(config)
+    begun = checkpoints.read_state(newest[1])["data"] if newest else None
+    old = check_same_run(config) if newest else config
     if done > config.steps:
         raise ConfigError(f"steps: got {config.steps}, but {config.output} has a checkpoint of step {done}")
     if done % config.steps_per_execution:
@@ -113,13 +118,20 @@ def _train(task: Task, config: RunConfig, runtime: Runtime, stop: StopOfAnyHost,
         )
     records = training_records(config.data)
     if newest:
-        check_same_records(records, checkpoints.read_state(newest[1])["data"], newest[1])
+        check_same_records(records, begun, newest[1])
         check_trained_classes(task, checkpoint_classes(config.output, done), newest[1])
+    check_class_weights(task)
+    check_evaluation(task, config)
     check_data_classes(task, config, records["classes"])
     trainer = make_trainer(task, config, runtime)
+    if runtime.is_chief and done < config.steps:
+        check_room(trainer, config, done)
     if newest:
+        replicas = check_replicas(trainer, config, runtime, begun, newest[1])
         checkpoints.load_checkpoint(newest[1], trainer.model, trainer.optimizer_state, trainer.averages)
         print(f"{config.output}: going on from step {done}", file=sys.stderr, flush=True)
+        for line in what_changed(old, config, begun, runtime, replicas):
+            print(f"{config.output}: {line}", file=sys.stderr, flush=True)
     # Images are not padded: a task brings them to one size.
     padding = None
     if task.record_type.length_field != "pixels":
@@ -160,16 +172,18 @@ def _fit(task, config, runtime, trainer, history, done, padding, records, stop, 
     if config.evaluate_every:
         evaluator = LossEvaluator(task, trainer, runtime, config)
         pictures = Pictures(task, trainer, runtime, config)
-    writer = tf.summary.create_file_writer(storage.join(folder, "tensorboard"))
-    show_preflight(writer, folder)
+    with tensorboard_errors(folder):
+        writer = tf.summary.create_file_writer(storage.join(folder, "tensorboard"))
+        show_preflight(writer, folder)
+    place = {**records, "classes": trained_classes(task, records), "evaluation": evaluation_fingerprints(config),
+             "replicas": runtime.num_replicas}
     saver = checkpoints.CheckpointWriter(config.output, config.keep_checkpoints, config.keep_best)
 
     def save(step: int) -> None:
         if not runtime.is_chief:
             return
         epoch = step * config.batch_size // records["count"]
-        classes = trained_classes(task, records)
-        position = {"step": step, "epoch": epoch, "seed": config.seed, **records, "classes": classes}
+        position = {"step": step, "epoch": epoch, "seed": config.seed, **place}
         state = (trainer.model, trainer.optimizer_state, trainer.averages)
         saver.save(checkpoints.Snapshot.take(step, *state, history=history.lines, data=position))
 
@@ -187,6 +201,7 @@ def _fit(task, config, runtime, trainer, history, done, padding, records, stop, 
         evaluate=evaluator,
         pictures=pictures,
         save=save,
+        check_saved=saver.check,
         keep_best=config.keep_best,
         stop=stop,
     )
@@ -196,7 +211,8 @@ def _fit(task, config, runtime, trainer, history, done, padding, records, stop, 
         trainer.fit(dataset, epochs=1, shuffle=False, verbose=0, callbacks=[callback])
     finally:
         saver.wait()
-        writer.close()
+        with tensorboard_errors(folder):
+            writer.close()
     if callback.step != config.steps:
         raise RecordError(f"{config.data.path}: the data ended at step {callback.step}, expected {config.steps}")
 
@@ -293,14 +309,17 @@ def evaluate(
     """
     runtime = _start(config)
     task, split = task_class(config.task), split or config.data.eval_split
+    # What is missing is refused before anything is built or written.
+    records = storage.join(config.data.path, split)
+    manifest = read_manifest(records)
+    chosen = None if checkpoint == "initial" else checkpoints.chosen_checkpoint(config.output, checkpoint)
+    storage.check_writable(config.output)
     model = build_model(task, runtime)
-    step = _load_weights(task, model, config.output, checkpoint, averaged)
+    step = None if chosen is None else _load_checkpoint(task, model, chosen, averaged)
     name = (f"{split}-initial" if step is None else f"{split}-step-{step:08d}") + "-raw" * (not averaged)
     folder = storage.join(config.output, "evaluation", name)
     metrics, predictions, samples, begin = task.metrics(), [], [], time.perf_counter()
     files = PredictionFolder(folder)
-    records = storage.join(config.data.path, split)
-    manifest = read_manifest(records)
     check_records_classes(task, manifest, records, checkpoint_classes(config.output, step))
     with data_errors():
         batches = evaluation_batches(
@@ -341,8 +360,9 @@ def evaluate(
     storage.write_bytes(storage.join(folder, "predictions.jsonl"), lines.encode("utf-8"))
     text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     storage.write_bytes(storage.join(folder, "metrics.json"), text.encode("utf-8"))
-    save_pictures(metrics, folder, config.output, split, step)
-    save_samples(samples, task.record_type.sample_rate_hz, config.output, split, step)
+    with tensorboard_errors(config.output):
+        save_pictures(metrics, folder, config.output, split, step)
+        save_samples(samples, task.record_type.sample_rate_hz, config.output, split, step)
     return results
 
 
@@ -362,6 +382,8 @@ def predict(
     runtime = _start(config)
     task = task_class(config.task)
     examples = [task.load_inputs(os.fspath(path)) for path in paths]  # a bad file is told before a model is built
+    if folder is not None and (type(task).picture is not Task.picture):
+        storage.check_writable(folder)
     model = build_model(task, runtime)
     _load_weights(task, model, config.output, checkpoint, averaged)
     answers, size = [], config.eval_batch_size
@@ -422,23 +444,7 @@ def _load_weights(task: Task, model, run_folder: str, checkpoint: str | int, ave
     """Load into `model`; returns the step, or None for "initial"."""
     if checkpoint == "initial":
         return None
-    if checkpoint in ("last", "best"):
-        last = checkpoint == "last"
-        found = (checkpoints.latest_checkpoint if last else checkpoints.best_checkpoint)(run_folder)
-        if found is None:
-            raise checkpoints.CheckpointError(
-                f"{run_folder}: no whole checkpoint here" + ("" if last else " that was saved with its eval_loss")
-                + "; train first" + ("" if last else " with evaluate_every and keep_best")
-                + ", or ask for checkpoint 'initial'"
-            )
-        return _load_checkpoint(task, model, found[1], averaged)
-    known = dict(checkpoints.list_checkpoints(run_folder))
-    if not str(checkpoint).isdigit() or int(checkpoint) not in known:
-        raise checkpoints.CheckpointError(
-            f"{run_folder}: no checkpoint {checkpoint!r}; expected last, best, initial or one of the steps "
-            f"{sorted(known)}"
-        )
-    return _load_checkpoint(task, model, known[int(checkpoint)], averaged)
+    return _load_checkpoint(task, model, checkpoints.chosen_checkpoint(run_folder, checkpoint), averaged)
 
 
 def _load_checkpoint(task: Task, model, folder: str, averaged: bool) -> int:

@@ -70,6 +70,8 @@ class RunConfig(Config):
         ema_decay: keep running means of the weights, for example 0.9999, and evaluate with them; None: none.
         shard_weights: on the JAX backend, whether each device keeps a part only of the weights and of the optimizer's
             state (ZeRO).
+        any_replicas: go on with another number of replicas than the run was begun with, although dropout, or a batch
+            normalisation of each replica's own, then gives other steps than those of the uninterrupted run.
         input_servers: HOST:PORT of machines that prepare the batches (`tfhf data serve`), each as many parts of each;
             none: this process prepares them (tfhf/input_service.py).
     """
@@ -95,6 +97,7 @@ class RunConfig(Config):
     accumulate: int = 1
     ema_decay: float | None = None
     shard_weights: bool = False
+    any_replicas: bool = False
     input_servers: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -118,7 +121,7 @@ class RunConfig(Config):
 
 
 # What a resumed run may change: nothing here touches a weight. The strategy is compared by kind (a TPU's name may
-# change), the steps through the schedule they stretch.
+# change), the steps through the schedule they stretch, the folders of the records by what lies in them.
 FREE_ON_RESUME = (
     "output",
     "strategy",
@@ -131,12 +134,14 @@ FREE_ON_RESUME = (
     "eval_batch_size",
     "steps_per_execution",
     "shard_weights",
+    "any_replicas",
     "input_servers",
 )
 
 
-def check_same_run(config: RunConfig) -> None:
-    """Raise ConfigError, naming the changed keys, unless `config` continues the run that lies in `config.output`."""
+def check_same_run(config: RunConfig) -> RunConfig:
+    """The config that the run in `config.output` was begun with. ConfigError, naming the changed keys, unless `config`
+    continues it; the folders of the records may be others, see `check_same_records`."""
     path = storage.join(config.output, "config.json")
     if not storage.exists(path):
         raise ConfigError(
@@ -149,6 +154,7 @@ def check_same_run(config: RunConfig) -> None:
             f"{config.output} was begun with another config: {'; '.join(changed)}. Use the same, or another output. "
             "(optimizer.decay_steps is the run's steps where it is none)"
         )
+    return old
 
 
 def training_records(data: DataConfig) -> dict:
@@ -166,20 +172,37 @@ def records_of(data: DataConfig, split: str, training: bool) -> dict:
             "classes": list(next(filter(None, map(manifest_classes, manifests)), ()))}
 
 
-def check_same_records(records: dict, begun: dict, checkpoint: str) -> None:
+def check_same_records(records: dict, begun: dict | None, checkpoint: str) -> None:
     """Raise ConfigError unless `records` (see `training_records`) are those of a checkpoint's data position."""
-    if records["fingerprints"] != begun["fingerprints"]:
-        now, then = ([one[:12] for one in each["fingerprints"]] for each in (records, begun))
+    known = begun or {}
+    if not isinstance(known.get("fingerprints"), list) or not isinstance(known.get("count"), int):
+        raise ConfigError(f"{checkpoint} does not state the records that it was trained on; expected a checkpoint that "
+                          "`tfhf train` wrote")
+    if records["fingerprints"] != known["fingerprints"]:
+        now, then = ([str(one)[:12] for one in each["fingerprints"]] for each in (records, known))
+        places = [number for number, (a, b) in enumerate(zip(now, then), 1) if a != b]
+        which = f" (the folders number {', '.join(map(str, places))} differ)" if len(now) == len(then) > 1 else ""
         raise ConfigError(
             f"the split {records['split']!r} now holds {records['count']} records with the fingerprints {now}, but "
-            f"{checkpoint} was trained on {begun['count']} with {then}; expected the same records, or another output: "
-            "the order goes by their numbers"
+            f"{checkpoint} was trained on {known['count']} with {then}{which}; expected the same records, in this "
+            "folder or in another (data.path), or another output: the order goes by their numbers"
         )
+
+
+def moved_records(old: RunConfig, config: RunConfig) -> str:
+    """A line that says where the records of a run have been and where they are now; "" where they did not move."""
+
+    def folders(data):
+        return ", ".join(data.mixture or (data.path,))
+
+    before, now = folders(old.data), folders(config.data)
+    return "" if before == now else f"the records are now in {now}, before in {before}; they are the same"
 
 
 def _comparable(config: RunConfig) -> dict:
     values = {key: value for key, value in config.to_dict().items() if key not in FREE_ON_RESUME}
     values["strategy"] = strategy_kind(config.strategy)
+    values["data"] = {key: value for key, value in values["data"].items() if key not in ("path", "mixture")}
     decay_steps = config.steps if config.optimizer.decay_steps is None else config.optimizer.decay_steps
     values["optimizer"]["decay_steps"] = decay_steps if config.optimizer.uses_decay_steps else None
     return values

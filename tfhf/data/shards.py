@@ -105,7 +105,7 @@ class ShardFile:
 
     def __init__(self, folder, name):
         self.header = {"shard": name, "consumed": 0, "skipped": [], "clipped": [0, 0]}
-        self._sources, self._listed = [], False
+        self._sources = []
         self.bytes = 0
         self._folder = folder
         self._file = storage.AtomicFile(storage.join(folder, name))
@@ -139,14 +139,13 @@ class ShardFile:
         self.header["skipped"].append([name, reason, file])
 
     def _note(self, source):
-        # A line for each item, null where it names no source: line and item have one number.
-        self._sources.append(canonical(source) + b"\n")
-        self._listed = self._listed or source is not None
+        if source is not None:
+            self._sources.append(canonical(source) + b"\n")
 
     def close(self):
         """-> Index"""
         entries = np.array(self._entries, INDEX_ENTRY)
-        if self._listed:
+        if self._sources:
             content = b"".join(self._sources)
             self.header["sources"] = {"items": len(self._sources), "bytes": len(content),
                                       "sha256": hashlib.sha256(content).hexdigest()}
@@ -190,7 +189,7 @@ def stray_shards(folder, names):
 
 
 def read_sources(folder, header):
-    """An index's header -> [[id, digest, [[name, bytes, sha256] …]] or None …] of the shard's items; [] without a list.
+    """An index's header -> [[id, digest, [[name, bytes, sha256] …]] …] of the shard's items, [] where none are listed.
 
     RecordError when the list is missing or another one.
     """
