@@ -111,7 +111,7 @@ def test_byte_level_bpe_with_tokens_of_every_flag(tmp_path):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("bits", itertools.product((False, True), repeat=5),
+@pytest.mark.parametrize("bits", list(itertools.product((False, True), repeat=5)),
                          ids=lambda bits: "-".join(name for name, bit in zip(FLAGS, bits) if bit) or "plain")
 def test_all_normalisers_with_all_flags(tmp_path, bits):
     """24 normalisers with tokens of each of the 32 sets of flags: 1.5 million texts in all."""
@@ -209,7 +209,7 @@ def test_ids_that_no_tokenizer_needs(tmp_path, number, words):
                                      "[" * 9999])
 def test_what_is_no_tokenizer(content):
     for kind in (BertWordPiece, ByteLevelBPE):
-        with pytest.raises(ValueError, match="tokenizer.json: the tokenizers library does not take it"):
+        with pytest.raises(ValueError, match="^tokenizer.json: "):
             kind(content)
 
 

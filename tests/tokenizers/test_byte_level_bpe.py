@@ -235,9 +235,9 @@ def test_what_has_no_counterpart_is_refused(changes, message):
 
 
 def test_other_refusals(small):
-    content = json.loads(_tiny([], [("<m>", False, True)]))
-    content["added_tokens"][0]["lstrip"] = True
-    with pytest.raises(ValueError, match="added token '<m>': lstrip is True"):
+    content = json.loads(_tiny([], [("<m>", False, True), (" n", False, False)]))
+    content["added_tokens"][0]["rstrip"] = True
+    with pytest.raises(ValueError, match="added token ' n' begins with white space, and another one has rstrip"):
         ByteLevelBPE(json.dumps(content))
     with pytest.raises(ValueError, match=r"strings: shape \(\), expected \[batch\]"):
         small.encode("a scalar")

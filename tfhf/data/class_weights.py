@@ -31,8 +31,8 @@ def check_class_weights(task):
     if not weights:
         return
     if getattr(task.config, "mixup", 0):
-        raise TaskError(f"task.class_weights: got {weights} with task.mixup={task.config.mixup}, expected task.mixup=0: "
-                        "a mixed example has two classes")
+        raise TaskError(f"task.class_weights: got {weights} with task.mixup={task.config.mixup}, expected "
+                        "task.mixup=0: a mixed example has two classes")
     if weights == BALANCED:
         return
     if len(weights) != len(task.classes):

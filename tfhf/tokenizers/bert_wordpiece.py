@@ -8,7 +8,6 @@ first).
 
 import functools
 import itertools
-import json
 import unicodedata
 
 import numpy as np
@@ -20,7 +19,7 @@ from tfhf.tokenizers.characters_in_graph import checked
 from tfhf.tokenizers.fingerprint import fingerprint
 from tfhf.tokenizers.folder import read_tokenizer_json
 from tfhf.tokenizers.hash_table import HashTable
-from tfhf.tokenizers.library import checked_size, library_tokenizer
+from tfhf.tokenizers.library import checked_size, library_tokenizer, tokenizer_json
 
 _CODE_POINT_BITS = 21
 _CODE_POINTS = 0x110000
@@ -51,13 +50,14 @@ class BertWordPiece:
     """
 
     def __init__(self, content, name="tokenizer.json"):
+        parsed = tokenizer_json(content, name)
         self.fingerprint, self._name = fingerprint(content), name
-        library, parsed = library_tokenizer(content, name), json.loads(content)
         for part, expected in (("normalizer", "BertNormalizer"), ("pre_tokenizer", "BertPreTokenizer"),
                                ("model", "WordPiece")):
             got = (parsed.get(part) or {}).get("type")
             if got != expected:
                 raise ValueError(f"{name}: {part} is {got!r}, expected {expected!r}: BERT's tokenizer")
+        library = library_tokenizer(content, name)
         model, settings = parsed["model"], parsed["normalizer"]
         added = library.get_added_tokens_decoder()
         self._ids = {**model["vocab"], **{token.content: number for number, token in added.items()}}

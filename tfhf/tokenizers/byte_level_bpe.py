@@ -8,8 +8,6 @@ How it is quick (Sennrich et al. 2016 for BPE, Radford et al. 2019 for bytes):
    later. What can be merged no more leaves the loop. A hundred random letters took 16 rounds.
 """
 
-import json
-
 import numpy as np
 import tensorflow as tf
 
@@ -20,7 +18,7 @@ from tfhf.tokenizers.fingerprint import fingerprint
 from tfhf.tokenizers.folder import read_tokenizer_json
 from tfhf.tokenizers.gpt2_words import word_starts
 from tfhf.tokenizers.hash_table import HashTable, StringTable
-from tfhf.tokenizers.library import checked_size, library_tokenizer
+from tfhf.tokenizers.library import checked_size, library_tokenizer, tokenizer_json
 from tfhf.tokenizers.words import row_splits_of, tokens_of_words
 
 _NEVER = np.int32(2**31 - 1)   # no rank
@@ -45,9 +43,10 @@ class ByteLevelBPE:
     """
 
     def __init__(self, content, encode_special_tokens=False, name="tokenizer.json"):
+        parsed = tokenizer_json(content, name)
         self.fingerprint, self._name = fingerprint(content), name
-        library, parsed = library_tokenizer(content, name), json.loads(content)
         self._check(parsed)
+        library = library_tokenizer(content, name)
         model, added = parsed["model"], library.get_added_tokens_decoder()
         vocabulary = model["vocab"]
         self._ids = {**vocabulary, **{token.content: number for number, token in added.items()}}
@@ -112,7 +111,8 @@ class ByteLevelBPE:
             if got not in expected:
                 raise ValueError(f"{self._name}: {what} is {got!r}, expected {' or '.join(map(repr, expected))}: in "
                                  "the graph there is byte-level BPE with GPT-2's words only")
-        missing = [character for character in byte_of_character() if character not in model["vocab"]]
+        vocabulary = model.get("vocab") if isinstance(model.get("vocab"), dict) else {}
+        missing = [character for character in byte_of_character() if character not in vocabulary]
         if missing:
             raise ValueError(f"{self._name}: {len(missing)} of the 256 bytes have no token, the first is "
                              f"{missing[0]!r}; train with the alphabet of byte-level BPE (train_tokenizer does)")
