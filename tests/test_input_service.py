@@ -273,8 +273,8 @@ def post(port, body, headers=None):
 
 def request_for(path, split):
     return json.dumps({"versions": {"tfhf": run._versions()["tfhf"], "tensorflow": tf.__version__}, "task": "toy",
-                       "config": {"output": "x", "data": {"path": path}, "task": {}}, "batches": {"split": split}, "host_index": 0,
-                       "records": {}})
+                       "config": {"output": "x", "data": {"path": path}, "task": {}}, "batches": {"split": split},
+                       "host_index": 0, "records": {}})
 
 
 @pytest.mark.parametrize("path, split", [("/root", "."), ("/etc", "ssl"), ("/", "home"), ("/etc/passwd", "x"),

@@ -15,6 +15,8 @@ PACKAGE = "tfhf"
 OTHERS = {
     "AdamW": "tfhf.optimizers",
     "AdversarialPair": "tfhf.gan",
+    "Conv1D": "tfhf.layers.convolution",
+    "Conv2D": "tfhf.layers.convolution",
     "DepthLoss": "tfhf.losses.depth",
     "LabelCrossEntropy": "tfhf.losses.cross_entropy",
     "MeanTokenLoss": "tfhf.losses.vocabulary",

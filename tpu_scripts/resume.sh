@@ -125,8 +125,8 @@ have_tpu() {
     life=$(life_of "$NAME") || { pause; continue; }
     if ! is_ours "$life"; then
       MAY_RUN=
-      broken "there is a $NAME in $ZONE ($life), which this script did not create; it is left as it is. Expected another" \
-        "NAME, or --take-over"
+      broken "there is a $NAME in $ZONE ($life), which this script did not create; it is left as it is." \
+        "Expected another NAME, or --take-over"
     fi
     case $life in
       ACTIVE) break ;;
