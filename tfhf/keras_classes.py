@@ -50,7 +50,7 @@ def announce(exports):
         exports: {name: module} of what `tfhf` exports.
     """
     classes = {**exports, **OTHERS}
-    if "keras" in sys.modules:
+    if sys.modules.get("keras") is not None:   # None: somebody has forbidden to import it
         _leave(classes)
     else:
         sys.meta_path.insert(0, _WhenKerasIsImported(classes))
