@@ -107,12 +107,12 @@ def test_classification_equals_transformers(side, tmp_path, transformers):
         np.testing.assert_allclose(model({"input_ids": ids}), expected, atol=1e-4)
 
 
-def test_a_new_head_on_a_language_model(tmp_path):
+def test_a_new_head_on_a_language_model(tmp_path, capfd):
     model = small_model()
     model.save_pretrained(tmp_path)
     ids = ids_for(model.config)
-    with pytest.raises(WeightsError, match=r"missing 1 tensors \[score.weight\]"):
-        GPT2ForSequenceClassification.from_pretrained(tmp_path)
+    GPT2ForSequenceClassification.from_pretrained(tmp_path)
+    assert "score" in "".join(capfd.readouterr())   # nothing begins anew in silence
     classifier = GPT2ForSequenceClassification.from_pretrained(tmp_path, new_head=True, num_labels=5)
     assert classifier({"input_ids": ids}).shape == (3, 5)
     np.testing.assert_array_equal(classifier.transformer({"input_ids": ids}), model.transformer({"input_ids": ids}))
