@@ -10,7 +10,7 @@ from keras import ops
 
 from tfhf.models.gpt2.config import PARAMETER_COUNTS, GPT2Config
 from tfhf.models.gpt2.model import GPT2ForSequenceClassification, GPT2LMHeadModel, GPT2Model, positions_in
-from tfhf.weights import WeightsError, read_safetensors, write_safetensors
+from tfhf.weights import read_safetensors, write_safetensors
 
 SMALL = dict(vocab_size=211, n_positions=96, n_embd=32, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=0,
              resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
