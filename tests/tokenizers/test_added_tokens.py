@@ -195,13 +195,12 @@ def test_marks_whose_order_the_normaliser_changes(tmp_path):
     check_equal(BertWordPiece.from_file(path), path, ["a\U0001d16d\U0001d165", "a\U0001d165\U0001d16d"], True)
 
 
-@pytest.mark.parametrize("number, words", [(1 << 24, "has the id 16777216"), (-1, "the tokenizers library"),
-                                           (1 << 40, "the tokenizers library"), ("7", "the tokenizers library")])
-def test_ids_that_no_tokenizer_needs(tmp_path, number, words):
+@pytest.mark.parametrize("number", [1 << 24, -1, 1 << 40, "7"])
+def test_ids_that_no_tokenizer_needs(tmp_path, number):
     for make, kind in ((wordpiece, BertWordPiece), (byte_level, ByteLevelBPE)):
         content = json.loads(make(tmp_path / "tokenizer.json").read_text("utf-8"))
         content["model"]["vocab"]["good"] = number
-        with pytest.raises(ValueError, match="tokenizer.json: .*" + words):
+        with pytest.raises(ValueError, match=f"tokenizer.json: 'good' has the id {number}; expected"):
             kind(json.dumps(content))
 
 
