@@ -272,9 +272,9 @@ def post(port, body, headers=None):
 
 
 def request_for(path, split):
+    config = {"output": "x", "data": {"path": path}, "task": {}}
     return json.dumps({"versions": {"tfhf": run._versions()["tfhf"], "tensorflow": tf.__version__}, "task": "toy",
-                       "config": {"output": "x", "data": {"path": path}, "task": {}}, "batches": {"split": split},
-                       "host_index": 0, "records": {}})
+                       "config": config, "batches": {"split": split}, "host_index": 0, "records": {}})
 
 
 @pytest.mark.parametrize("path, split", [("/root", "."), ("/etc", "ssl"), ("/", "home"), ("/etc/passwd", "x"),

@@ -5,6 +5,8 @@
   text, audio, language, image, label, target, id (which column holds the field); lang (a constant language code).
   A label is a whole number; the names of a ClassLabel column go into the manifest.
   Arrays of integer samples are scaled by their column's type; samples=int16 says it of plain numbers.
+  Columns of places in a recording are an error where the audio column holds paths: the writer audiofolder cuts by them;
+  ignore=COLUMN+COLUMN says that they are none.
 --splits OUT=SOURCE…, for example --splits train=train+validation test=test. A + joins splits.
 --filter "COLUMN OP VALUE", OP one of == != >= <= > < ~ (contains); all must hold; applied to every source.
 Examples:
@@ -24,10 +26,10 @@ from tfhf.data.image_records import image_label, image_pair
 from tfhf.data.schema import IMAGE_LABEL, IMAGE_PAIR, SPEECH_TEXT, RecordError, refuse_integers
 from tfhf.data.sources import read_source
 from tfhf.data.writing import Dataset
-from tfrecords import audiofolder
+from tfrecords import audiofolder, segments
 
 STOPPING = ("first_exhausted", "all_exhausted", "all_exhausted_without_replacement")
-_SOURCE_KEYS = ("config", "revision", "data_files", "data_dir", "lang", "samples")
+_SOURCE_KEYS = ("config", "revision", "data_files", "data_dir", "lang", "samples", "ignore")
 # Types of integer samples -> (what silence is, full scale).
 _SCALES = {"uint8": (128, 2**7), "int8": (0, 2**7), "int16": (0, 2**15), "uint16": (2**15, 2**15), "int24": (0, 2**23),
            "int32": (0, 2**31)}
@@ -202,7 +204,7 @@ class HuggingFace(Dataset):
             audio = resample(_samples(audio["array"], audio.get("type"), name), rate, rate_hz, name)
         elif isinstance(audio, dict):
             called = f"{name} ({audio.get('path') or 'bytes'})"
-            audio = self.sound({"id": called, "audio": _content(audio, name, "audio")}).samples
+            audio = self.sound({"audio": _content(audio, name, "audio")}, called).samples
         else:
             raise RecordError(f"{name}: the audio column holds a {type(audio).__name__}, expected a sound "
                               "file's bytes, its path, or {'array', 'sampling_rate'}")
@@ -229,6 +231,8 @@ class HuggingFace(Dataset):
             dataset = dataset.filter(lambda value, operator=operator, wanted=wanted: passes(value, operator, wanted),
                                      input_columns=[column])
         columns = {field: found for field in self._fields if (found := _column(source, field, features, where))}
+        if "audio" in columns:
+            _refuse_places(features, columns["audio"], source.get("ignore", "").split("+"), where)
         if len(set(columns.values())) < len(columns):
             raise RecordError(f"{where}: one column is taken for two fields: {columns}; name them in --source")
         dataset = dataset.select_columns(list(columns.values()))
@@ -384,6 +388,18 @@ def _column(source, field, features, where):
         raise RecordError(f"{where}: no column for the {field}; it has {list(features)}, expected one of "
                           f"{COLUMNS[field]} or {field}=COLUMN in --source")
     return found[0] if found else None
+
+
+def _refuse_places(features, audio, ignored, where):
+    """RecordError where files are named by their paths, and another column says which part of them a row is"""
+    if getattr(features[audio], "dtype", None) not in ("string", "large_string"):
+        return   # sounds inside the dataset were cut when it was made
+    for name in features:
+        meant = segments.meaning(name)
+        if meant is not None and meant[0] != "duration" and name not in ignored:
+            raise RecordError(f"{where}: the column {name!r} looks like a place in a recording; expected whole "
+                              "recordings, or `tfhf records audiofolder`, which cuts them, or ignore=COLUMN in "
+                              "--source")
 
 
 def _image(value, name, field):

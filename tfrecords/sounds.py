@@ -8,7 +8,8 @@ from tfhf.data import storage
 from tfhf.data.schema import RecordError
 
 ENDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".aac", ".webm", ".oga", ".aif", ".aiff", ".aifc",
-           ".au", ".snd", ".caf", ".w64", ".sph", ".nist", ".mp2", ".mka", ".mkv", ".wma", ".amr", ".3gp")
+           ".au", ".snd", ".caf", ".w64", ".sph", ".nist", ".mp2", ".mka", ".mkv", ".wma", ".amr", ".3gp",
+           ".mov", ".voc")
 # Folders beside a table, or below it, in which the sounds of known corpora lie.
 _USUAL = ("clips", "wavs", "wav", "audio")
 

@@ -107,7 +107,7 @@ def test_complete_records_are_left_alone(tmp_path):
     write(tmp_path, Noise())
     dataset = Noise()
     _, lines = write(tmp_path, dataset)
-    assert "already complete" in lines[0] and not dataset.loaded
+    assert "already complete" in lines[-1] and not dataset.loaded
 
 
 def test_other_options_are_refused_or_start_anew(tmp_path):

@@ -97,7 +97,8 @@ def test_nothing_else_is_read(page):
     inside.symlink_to(page.private)
     paths = [str(page.private), f"{folder}/uploads/../{page.private.name}", f"{folder}/uploads", str(folder),
              "/dev/zero", "/proc/self/environ", "/etc/passwd", f"{folder}/uploads/none.wav", str(inside),
-             "gs://some-bucket/x.wav", f"file://{page.private}", f"{page.private}\0.png", os.path.relpath(page.private), "~/.bashrc", "a" * 5000]
+             "gs://b/x.wav", f"file://{page.private}", f"{page.private}\0.png", os.path.relpath(page.private),
+             "~/.bashrc", "a" * 5000]
     for path in paths:
         assert page.ask({"path": path}) == REFUSED, path
         assert page.ask({"path": path, **META}) == REFUSED, path

@@ -2,10 +2,12 @@
 
 import copy
 import functools
+import importlib.metadata
 
 import keras
 import numpy as np
 import pytest
+from packaging.version import Version
 
 from tests.models.gpt2 import test_model as gpt2
 from tfhf.models.bert.config import BertConfig
@@ -40,6 +42,17 @@ def peft():
     pytest.importorskip("torch", reason="live parity needs torch")
     pytest.importorskip("transformers", reason="live parity needs transformers")
     return pytest.importorskip("peft", reason="live parity needs peft")
+
+
+def skip_where_their_prefix_breaks():
+    """Skips a test of prefix tuning with BERT or in generation where the library cannot do it.
+
+    From transformers 5.24 on, peft 0.21.2 gives BERT past states that it refuses, and generates other tokens.
+    """
+    found = {name: importlib.metadata.version(name) for name in ("peft", "transformers")}
+    if Version(found["transformers"]) >= Version("5.24") and Version(found["peft"]) <= Version("0.21.2"):
+        pytest.skip(f"prefix tuning of peft {found['peft']} breaks with transformers {found['transformers']}; "
+                    "transformers 5.23 is right")
 
 
 @pytest.fixture(scope="session")

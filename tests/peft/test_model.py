@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tests.peft.conftest import moved, our_model, run_theirs
+from tests.peft.conftest import moved, our_model, run_theirs, skip_where_their_prefix_breaks
 from tfhf.peft.config import (LoraConfig, PeftError, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig)
 from tfhf.peft.model import PeftModel, get_peft_model
 
@@ -41,6 +41,8 @@ def first(outputs):
 
 @pytest.mark.parametrize("kind, method", CASES)
 def test_equals_peft_both_ways(kind, method, pair, peft, tmp_path):
+    if method == "prefix" and kind.startswith("Bert"):
+        skip_where_their_prefix_breaks()
     config, options = METHODS[method]
     base, theirs = pair(kind)
     ours = get_peft_model(base, config(task_type=TASKS[kind], **options))
@@ -79,6 +81,8 @@ def test_prints_the_count_as_peft_does(pair, peft, capsys):
 def test_generates_as_peft_does(method, pair, peft, tmp_path):
     import torch
 
+    if method == "prefix":
+        skip_where_their_prefix_breaks()
     config, options = METHODS[method]
     base, theirs = pair("GPT2LMHeadModel")
     prompts = IDS[:, :5]

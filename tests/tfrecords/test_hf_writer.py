@@ -246,3 +246,12 @@ def test_pairs_of_images_and_what_cannot_be_used(tmp_path, pictures, capsys):
     arguments = ["--records", "image_label", "--source", f"{source},label=hr"]
     assert main(["hf", "--out", str(tmp_path / "bad"), *arguments]) == 1
     assert "hr-0.png', expected a whole number" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_places_in_recordings_are_not_passed_over(tmp_path, table, capsys):
+    rows = [{**json.loads(line), "offset": 0.01, "duration": 0.02} for line in open(table)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = f"json,data_files={table}"
+    assert main(["hf", "--out", str(tmp_path / "out"), "--source", source]) == 1
+    assert "the column 'offset' looks like a place in a recording" in capsys.readouterr().err.splitlines()[-1]
+    assert len(written(records(tmp_path / "out", "--source", f"{source},ignore=offset"))) == 10

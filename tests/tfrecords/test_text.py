@@ -3,6 +3,7 @@
 import argparse
 import gzip
 import json
+import re
 
 import numpy as np
 import pytest
@@ -218,7 +219,9 @@ def test_exchanged_labels_of_the_same_size_are_reported(tmp_path, capfd):
     assert command.main(line) == 0 and command.main(line) == 0
     path.write_text(path.read_text().replace("1", "2").replace("0", "1").replace("2", "0"))
     assert command.main(line) == 1
-    assert capfd.readouterr().err.splitlines()[-1].endswith(f"tfhf records {' '.join(line)} --overwrite")
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert re.search(r"a.jsonl \(\d+ bytes, sha256 \w{8}…\), now \(\d+ bytes, sha256 \w{8}…\)", error)
+    assert error.endswith(f"tfhf records {' '.join(line)} --overwrite")
     assert command.main([*line, "--overwrite"]) == 0
 
 

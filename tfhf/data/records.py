@@ -128,7 +128,7 @@ class RecordWriter:
 
         before, now = flat(begun), flat(self._plan)
         # An option that is empty is as good as one that is missing.
-        differing = [f"{key} {before.get(key)!r} (now {now.get(key)!r})" for key in sorted({*before, *now})
+        differing = [_difference(key, before.get(key), now.get(key)) for key in sorted({*before, *now})
                      if (before.get(key) or None) != (now.get(key) or None)
                      and (key in before or key not in _LATER_OPTIONS)]
         if differing:
@@ -181,11 +181,19 @@ class RecordWriter:
         self._open_shard().skip(name, reason, source, file)
         self.consumed += 1
 
+    @property
+    def lists_sources(self):
+        """Do any of the kept shards say what they were made of?"""
+        return any("sources" in index.header for index in self._indexes)
+
     def sources(self):
-        """Yields what each item of the kept shards was made of, in order; None for each that is not listed."""
+        """Yields (is it listed, what it was made of or None) of each item of the kept shards, in order."""
         for index in self._indexes:
             listed = read_sources(self.folder, index.header)
-            yield from listed or [None] * index.header["consumed"]
+            if listed:
+                yield from ((True, line) for line in listed)
+            else:
+                yield from [(False, None)] * index.header["consumed"]
 
     def take_up(self):
         """Takes up the whole shards that others have written after those this writer has; see tfrecords/beam.py."""
@@ -274,6 +282,18 @@ class RecordWriter:
                   f"{int(n - starts[np.searchsorted(starts, n, 'right') - 1])}" for n in numbers]
         raise RecordError(f"{self.folder}: {len(entries) - len(hashes)} ids occur more than once, the first at "
                           f"{' and '.join(places)}. Expected an id that is unique in its split")
+
+
+def _difference(key, before, now):
+    """An option that differs, in words"""
+    if key == "listing_sha256":
+        return "the ids, texts or labels that it lists"
+    if key == "sources":
+        was, has = ({entry[0]: f"{entry[1]:,} bytes, sha256 {entry[2][:8]}…" for entry in entries or ()}
+                    for entries in (before, now))
+        return "; ".join(f"{name} ({was.get(name, 'missing')}), now ({has.get(name, 'missing')})"
+                         for name in sorted({*was, *has}) if was.get(name) != has.get(name)) or "the order of its files"
+    return f"{key} {before!r} (now {now!r})"
 
 
 class RecordReader:

@@ -105,7 +105,7 @@ class ShardFile:
 
     def __init__(self, folder, name):
         self.header = {"shard": name, "consumed": 0, "skipped": [], "clipped": [0, 0]}
-        self._sources = []
+        self._sources, self._listed = [], False
         self.bytes = 0
         self._folder = folder
         self._file = storage.AtomicFile(storage.join(folder, name))
@@ -139,13 +139,14 @@ class ShardFile:
         self.header["skipped"].append([name, reason, file])
 
     def _note(self, source):
-        if source is not None:
-            self._sources.append(canonical(source) + b"\n")
+        # A line for each item, null where it names no source: line and item have one number.
+        self._sources.append(canonical(source) + b"\n")
+        self._listed = self._listed or source is not None
 
     def close(self):
         """-> Index"""
         entries = np.array(self._entries, INDEX_ENTRY)
-        if self._sources:
+        if self._listed:
             content = b"".join(self._sources)
             self.header["sources"] = {"items": len(self._sources), "bytes": len(content),
                                       "sha256": hashlib.sha256(content).hexdigest()}
@@ -189,7 +190,7 @@ def stray_shards(folder, names):
 
 
 def read_sources(folder, header):
-    """An index's header -> [[id, digest, [[name, bytes, sha256] …]] …] of the shard's items, [] where none are listed.
+    """An index's header -> [[id, digest, [[name, bytes, sha256] …]] or None …] of the shard's items; [] without a list.
 
     RecordError when the list is missing or another one.
     """

@@ -162,29 +162,30 @@ def check_sources(dataset, split, writer, in_order):
 
     Args:
       in_order: function (items, convert) -> iterator of (item, convert(item)), as tfhf.data.writing has it.
-    Raises StaleRecords naming the first items that differ; returns False where the shards do not say what they were
-    made of (an earlier version wrote them, or all that counts stands in the dataset's options).
+    Shards that do not say what they were made of are passed over: an earlier version wrote them.
+    Raises StaleRecords naming the first items that differ.
     """
-    changed, compared, listed = [], 0, writer.sources()
+    changed, listed = [], writer.sources()
     items = iter(dataset.examples(split))
-    for (item, now), before in zip(in_order(_bounded(items, writer.consumed), functools.partial(line_of, dataset)),
-                                   listed):
-        if before is None or now is None:
+    present = in_order(_bounded(items, writer.consumed), functools.partial(line_of, dataset))
+    for (item, now), (is_listed, before) in zip(present, listed):
+        if not is_listed:
             continue
-        compared += 1
-        if now != before and (now[0] != before[0] or now[1] != before[1] or _contents(now) != _contents(before)):
+        if before is None or now is None:
+            if before != now:
+                changed.append(f"{item['id']!r}: can {'not be used any more' if now is None else 'be used now'}")
+        elif now[:2] != before[:2] or _contents(now) != _contents(before):
             changed.append(_difference(before, now))
     missing = sum(1 for _ in listed)
     if missing:
         changed.append(f"{missing} items are gone")
-    if writer.complete and compared and next(items, None) is not None:
+    if writer.complete and next(items, None) is not None:
         changed.append("there are more items")
     if changed:
         more = f"; and {len(changed) - _NAMED_ITEMS} more" if len(changed) > _NAMED_ITEMS else ""
         raise StaleRecords(f"{writer.folder}: was made of other sources than there are now: "
                            f"{'; '.join(changed[:_NAMED_ITEMS])}{more}. Use the same sources, another folder, or "
                            "overwrite to start anew")
-    return bool(compared)
 
 
 def _bounded(items, count):

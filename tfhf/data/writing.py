@@ -73,11 +73,11 @@ class Dataset:
         rest = {key: value for key, value in item.items() if key not in _PART}
         return {**rest, "audio": self.sound(item).samples}
 
-    def sound(self, item):
-        """One item of speech -> its tfhf.data.audio.Sound; see `load`."""
+    def sound(self, item, name=None):
+        """One item of speech -> its tfhf.data.audio.Sound; see `load`. name: what errors call it."""
         audio = item["audio"]
         part = {key: item[key] for key in _PART if key in item}
-        name = audio if isinstance(audio, str) else f"example {item['id']!r}"
+        name = name or (audio if isinstance(audio, str) else f"example {item['id']!r}")
         content = read_source(audio, keep=bool(part)) if isinstance(audio, str) else audio
         sound = read_audio(content, self.record_type.sample_rate_hz, name, **part)
         note_clipped(sound.clipped)
@@ -152,10 +152,11 @@ def take_up(dataset, split, writer, workers, log):
     """Says what a RecordWriter has kept of an earlier run, after comparing what that was made of with what is there."""
     if not writer.consumed:
         return
-    begin = time.monotonic()
-    compared = check_sources(dataset, split, writer, lambda items, function: in_order(items, function, workers))
-    seconds = time.monotonic() - begin
-    same = f", made of the same sources ({seconds:.1f} s to compare)" if compared else ""
+    same = ""
+    if writer.lists_sources:
+        log(f"{split}: comparing {writer.consumed} items with what they were made of")
+        check_sources(dataset, split, writer, lambda items, function: in_order(items, function, workers))
+        same = ", made of the same sources"
     if writer.complete:
         log(f"{split}: already complete, {writer.count} records{same}")
     else:
