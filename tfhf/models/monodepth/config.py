@@ -59,8 +59,12 @@ class MonodepthConfig(PretrainedConfig):
 
     def least_parameters(self):
         """See `PretrainedConfig`."""
-        widths = (*self.encoder_hidden_sizes, *self.decoder_hidden_sizes)
-        return sum(width * width for width in widths)
+        decoder = sum(9 * width * width for width in self.decoder_hidden_sizes)
+        if self.encoder == "resnet":
+            blocks = zip(self.encoder_hidden_sizes[1:], self.encoder_depths, strict=True)
+            return decoder + sum(9 * depth * width * width for width, depth in blocks)
+        kernels = zip(self.encoder_hidden_sizes, self.encoder_kernel_sizes, strict=True)
+        return decoder + sum(size * size * width * width for width, size in kernels)
 
 
 SIZES = {
