@@ -108,7 +108,7 @@ def test_from_a_checkpoint_with_a_new_head_or_its_own(tmp_path, capsys):
     again = TASK(LanguageIdConfig(str(tmp_path / "trained"), CLASSES, False, 1.0)).build_model()
     np.testing.assert_array_equal(again.classifier.kernel, trained.classifier.kernel)
     capsys.readouterr()
-    TASK(LanguageIdConfig(str(tmp_path / "bare"), CLASSES, False, 1.0)).build_model()   # it has no head: one line says so
+    TASK(LanguageIdConfig(str(tmp_path / "bare"), CLASSES, False, 1.0)).build_model()
     assert "classifier.weight, classifier.bias begin with random values" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError):   # never random weights in the stead of a checkpoint
         TASK(LanguageIdConfig(str(tmp_path / "nothing"), CLASSES)).build_model()
