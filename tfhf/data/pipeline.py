@@ -15,6 +15,7 @@ import weakref
 import numpy as np
 import tensorflow as tf
 
+from tfhf.data import ending  # noqa: F401  (frees the iterators when Python ends)
 from tfhf.data import storage
 from tfhf.data.class_weights import class_weights
 from tfhf.data.labels import check_records_classes, manifest_classes
