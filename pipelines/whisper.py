@@ -98,9 +98,9 @@ class WhisperTask(Task):  # waveforms in, transcripts out
         return [kind(name) for name in self.config.normalizers for kind in (WordErrorRate, CharacterErrorRate)]
 
     def decode(self, model, inputs):
-        o, audio = self.config, {"input_values": inputs["input_values"]}
-        language = self.labels.languages_of(inputs.get("decoder_input_ids"))
-        ids = model.generate(audio, language, o.task, num_beams=o.num_beams, max_new_tokens=o.max_new_tokens)
+        o, prompts = self.config, self.labels.prompts_of(inputs.get("decoder_input_ids"))
+        ids = model.generate({"input_values": inputs["input_values"]}, self.labels.language, o.task,
+                             num_beams=o.num_beams, max_new_tokens=o.max_new_tokens, decoder_input_ids=prompts)
         # ASCII white space only, as tf.strings.strip in the export.
         return [text.strip(" \t\n\r\v\f") for text in self.processor.tokenizer.batch_decode(ids)]
 

@@ -30,8 +30,9 @@ def test_every_id_merge_and_step_counts(content):
     model = content["model"]
     first, second = list(model["vocab"])[:2]
     swapped = {**model["vocab"], first: model["vocab"][second], second: model["vocab"][first]}
+    added = {"id": len(model["vocab"]), "content": "added"}
     others = [{**content, "model": {**model, "vocab": swapped}}, {**content, "normalizer": {"type": "NFC"}},
-              {**content, "model": {**model, "merges": model["merges"][::-1]}}, {**content, "added_tokens": [1]}]
+              {**content, "model": {**model, "merges": model["merges"][::-1]}}, {**content, "added_tokens": [added]}]
     assert len({fingerprint(json.dumps(one)) for one in (content, *others)}) == 5
 
 

@@ -141,7 +141,8 @@ def test_one_that_comes_in_between_is_left_alone(cloud):
     gcloud.write_text(f'#!/usr/bin/env bash\ncase " $* " in *" create "*) "{real}" "$@"; echo "ERROR: ALREADY_EXISTS: '
                       f'my-tpu" >&2; exit 1 ;; esac\nexec "{real}" "$@"\n')
     gcloud.chmod(0o755)
-    for process in (resume(cloud), cloud.start("create.sh", "my-tpu")):
+    for start in (resume, lambda cloud: cloud.start("create.sh", "my-tpu")):
+        process = start(cloud)
         out, err = process.communicate(timeout=30)
         assert process.returncode == 1 and "is in europe-west4-a already" in err
         assert cloud.running() == ["my-tpu"] and not entry(cloud).exists()

@@ -25,9 +25,13 @@ _PROGRESS_EVERY_S = 5.0
 _SHOWN = 20
 
 
+def _asked_for(task):
+    return getattr(getattr(task, "config", None), "class_weights", ())
+
+
 def check_class_weights(task):
     """Raises TaskError: a task's class weights are not one positive number for each class, or cannot be had."""
-    weights = getattr(task.config, "class_weights", ())
+    weights = _asked_for(task)
     if not weights:
         return
     if getattr(task.config, "mixup", 0):
@@ -54,7 +58,7 @@ def class_weights(task, reader, numbers, shares):
         shares: of each reader, how much of all training examples it gives; they sum to 1.
     """
     check_class_weights(task)
-    weights = getattr(task.config, "class_weights", ())
+    weights = _asked_for(task)
     if not weights:
         return None
     if weights != BALANCED:

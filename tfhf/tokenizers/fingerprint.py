@@ -42,7 +42,7 @@ def check_ids(content, name):
     vocabulary, added = content["model"].get("vocab"), content.get("added_tokens") or []
     if not isinstance(added, list) or not all(isinstance(token, dict) and isinstance(token.get("content"), str)
                                               for token in added):
-        raise ValueError(f"{name}: added_tokens is no list of tokens with their content and id")
+        raise ValueError(f"{name}: added_tokens holds something else; expected tokens with their content and id")
     # Of a Unigram model the vocabulary is a list, numbered by its places.
     pairs = list(vocabulary.items()) if isinstance(vocabulary, dict) else []
     numbered = len(vocabulary) if isinstance(vocabulary, list) else 0

@@ -26,9 +26,9 @@ def test_each_record_in_its_own_language(tokenizers):
         assert _language(labels, said) == code
     ids = labels.of_record(b" hi ", b"hi", b"clip", 30)
     assert ids.tolist() == [50258, 50276, 50359, 50363, *b" hi", 50257] and ids.dtype == "int32"
-    prompts = ids[None]
-    assert labels.languages_of(prompts) == ["hi"] and labels.languages_of(None) is None
-    assert TranscriptLabels(tokenizers["multilingual"], "pt_BR").languages_of(prompts) == "pt"
+    assert labels.prompts_of(ids[None]).tolist() == [[50258, 50276, 50359, 50363]] and labels.prompts_of(None) is None
+    forced = TranscriptLabels(tokenizers["multilingual"], "pt_BR")
+    assert forced.prompts_of(ids[None]) is None and forced.language == "pt"
     plain = TranscriptLabels(tokenizers["multilingual"], task="translate", leading_space=False)
     assert plain.of_record(b"x", b"hi", b"clip", 30).tolist() == [50258, 50276, 50358, 50363, 120, 50257]
 
@@ -58,7 +58,7 @@ def test_an_english_only_model(tokenizers):
     for language, said in ((None, ""), (None, "en-US"), ("en", "en"), ("English", "hi")):
         labels = TranscriptLabels(tokenizers["english"], language, log=lines.append)
         assert labels.of_record(b"x", said.encode(), b"clip", 9).tolist() == [50257, 50362, 32, 120, 50256]
-        assert labels.languages_of(labels.of_record(b"x", b"en", b"clip", 9)[None]) in (None, "en")
+        assert labels.prompts_of(labels.of_record(b"x", b"en", b"clip", 9)[None]) is None
     assert len(lines) == 1
 
 

@@ -247,7 +247,7 @@ class WhisperGenerationMixin:
 
     def generate(self, input_features, language=None, task="transcribe", return_timestamps=False, num_beams=1,
                  max_new_tokens=None, temperature=0.0, top_k=0, top_p=1.0, length_penalty=1.0, seed=0,
-                 jit_compile=None):
+                 jit_compile=None, decoder_input_ids=None):
         """Token ids of the transcript of each clip, the opening tokens included.
 
         Args:
@@ -257,6 +257,8 @@ class WhisperGenerationMixin:
                 detects it, clip by clip, in a multilingual model.
             task: "transcribe", or "translate" into English.
             max_new_tokens: None fills the decoder.
+            decoder_input_ids: int [batch, prefix], the opening tokens of each clip, in the place of those that
+                `language`, `task` and `return_timestamps` stand for.
             Others: as in `generate_with_scores`.
 
         Returns:
@@ -268,13 +270,16 @@ class WhisperGenerationMixin:
         special = self.special_tokens
         inputs = input_features if isinstance(input_features, dict) else {"input_features": input_features}
         batch = next(iter(inputs.values())).shape[0]
-        languages = list(language) if isinstance(language, (list, tuple)) else [language] * batch
-        if len(languages) != batch:
-            raise ValueError(f"language: got a list of {len(languages)}; expected one for each of {batch} clips.")
-        if special.multilingual and None in languages:
-            heard, _ = self.detect_language(inputs)
-            languages = [given or found for given, found in zip(languages, heard)]
-        prompt = np.array([special.prefix(code, task, return_timestamps) for code in languages], "int32")
+        if decoder_input_ids is not None:
+            prompt = np.array(decoder_input_ids, "int32")
+        else:
+            languages = list(language) if isinstance(language, (list, tuple)) else [language] * batch
+            if len(languages) != batch:
+                raise ValueError(f"language: got a list of {len(languages)}; expected one for each of {batch} clips.")
+            if special.multilingual and None in languages:
+                heard, _ = self.detect_language(inputs)
+                languages = [given or found for given, found in zip(languages, heard)]
+            prompt = np.array([special.prefix(code, task, return_timestamps) for code in languages], "int32")
         if max_new_tokens is None:
             max_new_tokens = self.config.max_target_positions - prompt.shape[1]
         result = self.generate_with_scores(

@@ -80,13 +80,19 @@ class TranscriptLabels:
             raise LanguageError(f"{clip}: {unknown} task.language=CODE gives one to all records.")
         return found
 
-    def languages_of(self, decoder_input_ids):
-        """The language to write a batch in: the given one, or a list of those in its prompts, int [batch, time]. None
-        without either, and of an English-only model: then it is heard, or English."""
+    def prompts_of(self, decoder_input_ids):
+        """The opening tokens of a batch's labels, int [batch, prefix], where each record has a language of its own.
+
+        Args:
+            decoder_input_ids: int [batch, time], or None where there are no labels.
+
+        Returns:
+            None where `language` holds for all, of an English-only model, and without labels.
+        """
         special = self.tokenizer.special
         if self.language is not None or decoder_input_ids is None or not special.multilingual:
-            return self.language
-        return [special.languages[int(number) - special.first_language] for number in decoder_input_ids[:, 1]]
+            return None
+        return decoder_input_ids[:, :len(special.prefix("en", self.task, timestamps=False))]
 
     def _report(self, said, clip):
         with self._lock:
