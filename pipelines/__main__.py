@@ -346,11 +346,18 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         # Errors of our own classes say all there is to say; one from elsewhere is a bug and keeps its trace.
         ours = type(error).__module__.startswith(("tfhf.", "pipelines.", "tfrecords.", "__main__"))
-        line = str(error) if ours or isinstance(error, _WRONG_PATH) else _disk_problem(error)
+        line = str(error) if ours else _wrong_path(error) or _disk_problem(error)
         if arguments.debug or not line:
             raise
         print(f"error: {line}", file=sys.stderr)
         return 2
+
+
+def _wrong_path(error):
+    """One line about a path that somebody named wrongly; None of another error."""
+    if not isinstance(error, _WRONG_PATH):
+        return None
+    return f"{error.filename}: {error.strerror.lower()}" if error.filename and error.strerror else str(error)
 
 
 def _disk_problem(error):

@@ -107,7 +107,8 @@ class ImageFolder(Dataset):
             lines.append(f"left out {_some(self._left_out, 'image without its partner', 'images without partners')}")
         passed_over = sorted(self._files.passed_over)
         if passed_over:
-            lines.append(f"passed over {_some(passed_over, 'file or folder', 'files and folders')}: no images of yours")
+            some = _some(passed_over, 'file or folder', 'files and folders')
+            lines.append(f"passed over {some}: they hold no pictures")
         return lines
 
     def options(self, split):

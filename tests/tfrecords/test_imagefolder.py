@@ -229,7 +229,7 @@ def test_what_a_file_is_its_content_says(tmp_path, capsys):
     dataset = ImageFolder(tmp_path / "in")
     assert sorted(ids(dataset)) == sorted(f"cat/{name}" for name in files)
     assert dataset.found() == ["layout classes, 1 classes; train 11",
-                               "passed over 1 file or folder, cat/BM notes: no images of yours"]
+                               "passed over 1 file or folder, cat/BM notes: they hold no pictures"]
     found = examples(written(tmp_path / "in", tmp_path / "out"), IMAGE_LABEL)
     assert all(one["image"] == (folder / one["id"].decode()[4:]).read_bytes() and one["pixels"] == 24 for one in found)
     assert len(found) == len(files)
@@ -320,7 +320,7 @@ def test_folders_inside_a_class_belong_to_it(tmp_path):
     dataset = ImageFolder(tmp_path / "split")
     assert dataset.found() == ["layout classes, 2 classes; train 3, validation 1",
                                "validation has no image of 1 class, dog",
-                               "passed over 1 file or folder, annotations: no images of yours"]
+                               "passed over 1 file or folder, annotations: they hold no pictures"]
 
 
 def test_an_ending_changed_or_a_picture_changed_is_noticed(tmp_path, capsys):
