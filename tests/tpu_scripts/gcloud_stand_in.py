@@ -76,7 +76,9 @@ def load(path):
 
 def save(path, what):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(what))
+    beside = HERE / f".{path.name}.{os.getpid()}"   # another process never sees half of it
+    beside.write_text(json.dumps(what))
+    beside.replace(path)
 
 
 def start_node(name, accelerator):

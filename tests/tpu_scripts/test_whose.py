@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 
 import pytest
 
@@ -182,6 +183,7 @@ def test_two_watchers_exclude_each_other(cloud):
     assert elsewhere.communicate(timeout=60) and elsewhere.returncode == 0   # another TPU
     first.send_signal(signal.SIGKILL)
     first.wait()
+    time.sleep(0.5)   # until the gcloud that it had started has ended, which would write the old state once more
     queued = cloud.folder / "queued" / "my-tpu"
     queued.write_text(queued.read_text().replace("WAITING_FOR_RESOURCES", "ACTIVE"))
     process = resume(cloud)   # the lock is gone with its holder
