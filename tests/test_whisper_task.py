@@ -77,8 +77,8 @@ def test_labels_and_answers_are_in_the_records_languages(multilingual, capsys):
     asked = []
 
     class Model:
-        def generate(self, audio, language, task, **options):
-            asked.append((language, task))
+        def generate(self, audio, language, task, decoder_input_ids=None, **options):
+            asked.append((language, task, None if decoder_input_ids is None else np.array(decoder_input_ids).tolist()))
             return np.zeros((4, 1), "int32")
 
     task.decode(Model(), inputs)
@@ -87,7 +87,10 @@ def test_labels_and_answers_are_in_the_records_languages(multilingual, capsys):
     assert _spoken(forced, "hi", "pt")[0] == ["pt", "pt"]
     assert "task.language=pt: labels begin with <|pt|>" in capsys.readouterr().err
     forced.decode(Model(), inputs)
-    assert asked == [(["hi", "ta", "zh", "no"], "transcribe"), (None, "transcribe"), ("pt", "translate")]
+    special = task.processor.tokenizer.special
+    prompts = [special.prefix(code, "transcribe", timestamps=False) for code in ("hi", "ta", "zh", "no")]
+    assert asked == [(None, "transcribe", [list(prompt) for prompt in prompts]), (None, "transcribe", None),
+                     ("pt", "translate", None)]
 
 
 @pytest.mark.parametrize("given, words", [
